@@ -1,0 +1,251 @@
+"""What every compressor is: a backbone, a configuration, `compress`; and the pass that reads the tokens, common to all.
+
+Shapes: B images, N conversations, T text, V visual tokens, K summary tokens, D width.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fwd2bot import adapters
+from fwd2bot.adapters import GENERATE
+from fwd2bot.data.conversations import IGNORED, Encoded, template_named
+from fwd2bot.errors import InputError
+from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava, count_positions
+from fwd2bot.losses import label_loss
+
+_CHOICES = {
+    "adapters": ("stage", "single", "full", "none"),
+    "attention": ("causal", "bidirectional"),
+    "tokens": ("final_norm", "pre_norm"),
+    "initial_embeddings": ("eos", "random"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressorConfig:
+    """Everything that says what a compressor computes; saved in the model folder's config.json.
+
+    adapters: "stage" (a LoRA for each pass), "single" (one for both), "full" (the language model itself is trained),
+        "none" (it is frozen).
+    token_counts: the numbers of tokens it offers, drawn at random in training; empty: only `num_tokens`.
+    attention: of pass 1. tokens: outputs after or before the final norm.
+    token_scale: factor on the tokens where they enter pass 2.
+    text_prompt: of the text branch; None: the same as `prompt`.
+
+    Raises InputError when a value is not one of its choices, or when values do not go together.
+    """
+
+    compressor: str = "fwd2bot"
+    num_tokens: int = 16
+    token_counts: tuple[int, ...] = ()
+    adapters: str = "stage"
+    rank: int = 64
+    alpha: float = 128.0
+    prompt: str = "Summarize the image in a few words."
+    text_prompt: str | None = None
+    attention: str = "causal"
+    tokens: str = "final_norm"
+    token_scale: float = 1.0
+    temperature: float = 0.05
+    template: str = "plain"
+    caption_question: str = "Describe the image."
+    initial_embeddings: str = "eos"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_counts", tuple(sorted(self.token_counts)) or (self.num_tokens,))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")
+        for name in ("num_tokens", "rank", "alpha", "temperature", "token_scale"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.token_counts[0] < 1 or self.token_counts[-1] != self.num_tokens:
+            counts = ", ".join(map(str, self.token_counts))
+            raise InputError(f"token_counts ({counts}) must lie between 1 and num_tokens ({self.num_tokens}), included.")
+        if self.attention == "bidirectional" and len(self.token_counts) > 1:
+            raise InputError("Bidirectional attention gives one number of tokens only; leave token_counts empty.")
+        template_named(self.template)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CompressorConfig":
+        """Raises InputError for a name that is no setting."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InputError(f"{name!r} is no setting of a compressor; the settings are {', '.join(sorted(known))}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "token_counts": list(self.token_counts)}
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """N conversations for pass 2, padded on the right.
+
+    ids, labels (N, T); mask (N, T): False at padding; image_position: where the image's rows go in (None: text alone); image_index (N,): which row of
+    the tokens each conversation is about (None: conversation n is about row n).
+    """
+
+    ids: Tensor
+    labels: Tensor
+    mask: Tensor
+    image_position: int | None = None
+    image_index: Tensor | None = None
+
+    @classmethod
+    def collate(cls, encoded: Sequence[Encoded], pad_id: int, image_index: Sequence[int] | None = None) -> "AnswerBatch":
+        """Pads conversations of one template; they have an image all or none."""
+        (image_position,) = {one.image_position for one in encoded}
+        length = max(len(one.ids) for one in encoded)
+        ids = torch.tensor([one.ids + [pad_id] * (length - len(one.ids)) for one in encoded])
+        labels = torch.tensor([one.labels + [IGNORED] * (length - len(one.labels)) for one in encoded])
+        mask = torch.arange(length) < torch.tensor([[len(one.ids)] for one in encoded])
+        index = None if image_index is None else torch.tensor(image_index)
+        return cls(ids, labels, mask, image_position, index)
+
+    def to(self, device: torch.device | str) -> "AnswerBatch":
+        index = None if self.image_index is None else self.image_index.to(device, non_blocking=True)
+        ids, labels, mask = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.mask))
+        return AnswerBatch(ids, labels, mask, self.image_position, index)
+
+
+class Compressor(nn.Module):
+    """From pictures to tokens, and from tokens to answers. A method says how in `compress`, and what it is below."""
+
+    needs_question: ClassVar[bool] = False
+    """compress() must be told the question."""
+    storable: ClassVar[bool] = True
+    """The tokens are worth keeping: small, and the same for every question."""
+    embeds_text: ClassVar[bool] = False
+    """compress_text() and embed_rows() give comparable vectors."""
+    stages: ClassVar[tuple[str, ...]] = (GENERATE,)
+    """The passes of the language model, each with an adapter of its own."""
+
+    def __init__(self, llava: Llava, config: CompressorConfig) -> None:
+        super().__init__()
+        self.llava = llava
+        self.config = config
+        self.summary_embeddings: nn.Parameter | None = None
+        adapters.attach(llava.network, LANGUAGE_LAYERS, self.routes(self.stages), config.rank, config.alpha)
+
+    def routes(self, stages: Sequence[str]) -> dict[str, str]:
+        """Which adapter each of these stages uses."""
+        if self.config.adapters == "stage":
+            return {stage: stage for stage in stages}
+        return {stage: "shared" for stage in stages} if self.config.adapters == "single" else {}
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens it gives, and the number it gives when none is named."""
+        return self.config.num_tokens
+
+    @property
+    def token_counts(self) -> tuple[int, ...]:
+        """The numbers of tokens it offers, ascending."""
+        return self.config.token_counts
+
+    @property
+    def cuttable(self) -> bool:
+        """The first k of its tokens are the k tokens that compress(num_tokens=k) gives."""
+        return False
+
+    def compress(self, pixels: Tensor, questions: Sequence[str] | None = None, num_tokens: int | None = None) -> Tensor:
+        """(B, 3, H, W) -> (B, K, D)."""
+        raise NotImplementedError
+
+    def compress_text(self, texts: Sequence[str], num_tokens: int | None = None) -> Tensor:
+        """B strings -> (B, K, D)."""
+        raise NotImplementedError(f"{self.config.compressor} does not embed text")
+
+    def embed_rows(self, tokens: Tensor) -> Tensor:
+        """e_v or e_t, not yet of unit norm: (B, K, D) -> (B, D), the mean of the summary tokens."""
+        return tokens.mean(dim=1)
+
+    def answer_loss(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+        """L_AR of pass 2. The vocabulary is only computed where a label stands."""
+        hidden = self._answer_hidden(tokens, batch)  # (N, T, D), one output for each token of text
+        labelled = batch.labels[:, 1:] != IGNORED
+        logits = self.llava.logits(hidden[:, :-1][labelled])
+        return label_loss(logits, batch.labels[:, 1:][labelled])
+
+    def answer_logits(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+        """(N, T, vocabulary): what each token of text says about the next."""
+        return self.llava.logits(self._answer_hidden(tokens, batch))
+
+    def generate(
+        self,
+        tokens: Tensor | None,
+        prompts: AnswerBatch,
+        *,
+        max_new_tokens: int = 64,
+        keep: Tensor | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers, as token ids, to N prompts. `keep` (K,) hides the other summary tokens (Fig. 6)."""
+        rows = self._rows(tokens, prompts)
+        real = prompts.mask
+        position, count = prompts.image_position, rows.shape[1] - prompts.ids.shape[1]
+        shown = real.new_ones(len(real), count)
+        mask = torch.cat([real[:, :position], shown, real[:, position:]], dim=1) if position is not None else real
+        positions = None
+        if keep is not None and position is not None:
+            positions = count_positions(mask)  # a hidden token keeps its place
+            mask = mask.clone()
+            mask[:, position : position + count] = keep.to(mask)
+        whole = None if bool(mask.all()) else mask
+        return self.llava.generate(rows, whole, GENERATE, max_new_tokens=max_new_tokens, positions=positions)
+
+    def trainable(self, parts: Iterable[str] = ()) -> list[nn.Parameter]:
+        """Freezes everything but the adapters, the summary embeddings and these parts of the base; gives what is left.
+
+        Parts: "vision", "projector", "language". With adapters "full" the language model is one of them.
+        """
+        self.requires_grad_(False)
+        chosen = {*parts, *(["language"] if self.config.adapters == "full" else [])}
+        if unknown := chosen - PARTS.keys():
+            raise InputError(f"{sorted(unknown)[0]!r} is no part of the base; the parts are {', '.join(PARTS)}.")
+        for parameter in self.own_parameters().values():
+            parameter.requires_grad_(True)
+        for part in chosen:
+            for parameter in self.llava.part(part):
+                parameter.requires_grad_(True)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What the compressor adds to the base: adapters and summary embeddings."""
+        own = adapters.adapter_parameters(self)
+        return own if self.summary_embeddings is None else {**own, "summary_embeddings": self.summary_embeddings}
+
+    def chosen_count(self, num_tokens: int | None) -> int:
+        """Raises InputError for a number that this compressor does not offer."""
+        if num_tokens is None:
+            return self.num_tokens
+        if num_tokens not in self.token_counts:
+            offered = ", ".join(map(str, self.token_counts))
+            raise InputError(f"This model gives {offered} tokens an image, not {num_tokens}.")
+        return num_tokens
+
+    def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+        rows = self._rows(tokens, batch)  # (N, T + K, D)
+        hidden = self.llava.run(rows, None, GENERATE)  # padded on the right and causal: no mask is needed
+        position, count = batch.image_position, rows.shape[1] - batch.ids.shape[1]
+        if position is None:
+            return hidden
+        if position == 0:
+            return hidden[:, count:]
+        # For the text token before the image stands the image's last row: it is the one that says what follows.
+        return torch.cat([hidden[:, : position - 1], hidden[:, position + count - 1 :]], dim=1)
+
+    def _rows(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+        """[text before the image; tokens; text after it], (N, T + K, D)."""
+        text = self.llava.embed(batch.ids)
+        position = batch.image_position
+        if tokens is None or position is None:
+            return text
+        tokens = tokens.to(text.dtype) * self.config.token_scale
+        tokens = tokens if batch.image_index is None else tokens[batch.image_index]
+        return torch.cat([text[:, :position], tokens, text[:, position:]], dim=1)

@@ -1,0 +1,38 @@
+"""Errors that a user can act on. The command line prints the sentence and exits with the code.
+
+    Fwd2BotError            1
+    ├── InputError          2   an argument, a question, a file of questions, a configuration
+    ├── ImageError          3   a picture that cannot be read (one of many is listed, and the rest goes on)
+    ├── ModelError          4   a model folder that is missing, damaged or of another kind
+    └── StoreError          5   a store that is missing, damaged, or written by another model
+"""
+
+
+class Fwd2BotError(Exception):
+    """Base of all errors that are the user's to mend; the message is one sentence with the remedy."""
+
+    exit_code = 1
+
+
+class InputError(Fwd2BotError):
+    """An argument, question, list or configuration cannot be used."""
+
+    exit_code = 2
+
+
+class ImageError(Fwd2BotError):
+    """A picture cannot be read."""
+
+    exit_code = 3
+
+
+class ModelError(Fwd2BotError):
+    """A model cannot be loaded or does not fit."""
+
+    exit_code = 4
+
+
+class StoreError(Fwd2BotError):
+    """A store cannot be opened, or its rows belong to another model."""
+
+    exit_code = 5

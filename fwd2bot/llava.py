@@ -1,0 +1,346 @@
+"""The backbone: a transformers LLaVA (CLIP tower, projector, Llama-type language model), architecture unchanged.
+
+The only module that imports transformers' models. It walks the layers itself, so that no layer is run whose output
+nobody reads, no mask is made where none is needed, and the stage of the adapters stands in one place.
+
+Shapes: B rows, T positions, V visual tokens, D width of the language model.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from fwd2bot import adapters
+from fwd2bot.errors import ModelError
+
+LANGUAGE_LAYERS = "model.language_model.layers"
+VISION_LAYERS = "model.vision_tower.encoder.layers"
+PARTS = {"vision": ("model.vision_tower",), "projector": ("model.multi_modal_projector",)}
+PARTS["language"] = ("model.language_model", "lm_head")
+
+
+class Llava(nn.Module):
+    """`LlavaForConditionalGeneration`, its tokenizer and its image processor behind six methods."""
+
+    def __init__(
+        self,
+        network: LlavaForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: CLIPImageProcessorPil,
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.tokenizer: Any = tokenizer
+        self.image_processor: Any = image_processor
+        self.gradient_checkpointing = False
+        self._run_layers: Callable[..., Tensor] = self._run_layers_eagerly
+        self._run_tower: Callable[..., Tensor] = self._run_tower_eagerly
+        layer = network.config.vision_feature_layer
+        if not isinstance(layer, int) or network.config.vision_config.model_type != "clip_vision_model":
+            raise ModelError("This LLaVA has no CLIP tower that is read at one layer; take a LLaVA-1.5 model.")
+
+    @classmethod
+    def from_folder(cls, name: str | Path, dtype: torch.dtype = torch.float32) -> "Llava":
+        """Loads a folder in the transformers layout, or a hub id. Raises ModelError when it is not a LLaVA."""
+        try:
+            network = LlavaForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            image_processor = CLIPImageProcessorPil.from_pretrained(name)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model in the transformers layout: {reason}") from error
+        return cls(network, tokenizer, image_processor).eval()
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Writes the folder that `from_folder` reads, without adapters; `dtype` is that of the file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = adapters.without_adapters(self.network.state_dict())
+        state = {path: tensor.to(dtype or tensor.dtype) for path, tensor in state.items()}
+        self.network.save_pretrained(folder, state_dict=state)
+        if dtype is not None:
+            _set_saved_dtype(folder / "config.json", dtype)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    @property
+    def width(self) -> int:
+        return int(self.network.config.text_config.hidden_size)
+
+    @property
+    def context(self) -> int:
+        """The most positions that the language model can take."""
+        return int(self.network.config.text_config.max_position_embeddings)
+
+    @property
+    def grid(self) -> int:
+        """Visual tokens stand on a square of this side."""
+        vision = self.network.config.vision_config
+        return int(vision.image_size) // int(vision.patch_size)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return self.grid**2
+
+    @property
+    def num_tower_layers(self) -> int:
+        """How many layers of the tower are run: layer -2 needs all but the last."""
+        layer, layers = self.network.config.vision_feature_layer, len(self.network.model.vision_tower.encoder.layers)
+        return int(layer if layer >= 0 else layers + 1 + layer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.network.lm_head.weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.network.lm_head.weight.device
+        return device
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        configured = self.network.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(token) for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
+
+    def part(self, name: str) -> list[nn.Parameter]:
+        """The base's own parameters of "vision", "projector" or "language"."""
+        modules = [self.network.get_submodule(path) for path in PARTS[name]]
+        adapted = {id(parameter) for parameter in adapters.adapter_parameters(self.network).values()}
+        return [p for module in modules for p in module.parameters() if id(p) not in adapted]
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """torch.compile for the tower and for the decoder layers, in every stage; shapes stay dynamic."""
+        self._run_layers = torch.compile(self._run_layers_eagerly, **options)
+        self._run_tower = torch.compile(self._run_tower_eagerly, **options)
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures -> (B, 3, H, W), resized and normalised as the model's own preprocessing says."""
+        pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        return pixels.to(self.device, self.dtype)
+
+    def visual_tokens(self, pixels: Tensor, appended: Tensor | None = None, stage: str | None = None) -> Tensor:
+        """H_v: (B, 3, H, W) -> (B, V, D). Layer -2 of CLIP (as configured), class token dropped, projected.
+
+        With `appended` (K, width of the tower), these K rows join the patches in the tower, and only they are
+        given: (B, K, D).
+        """
+        with adapters.stage(stage):
+            features = self._run_tower(pixels.to(self.dtype), appended)
+        if appended is not None:
+            features = features[:, -len(appended) :]
+        elif self.network.config.vision_feature_select_strategy == "default":
+            features = features[:, 1:]
+        tokens: Tensor = self.network.model.multi_modal_projector(features)
+        return tokens
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D)."""
+        embeddings: Tensor = self.network.model.language_model.embed_tokens(ids)
+        return embeddings
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) after the final norm -> (..., vocabulary)."""
+        logits: Tensor = self.network.lm_head(hidden)
+        return logits
+
+    def run(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None = None,
+        stage: str | None = None,
+        *,
+        bidirectional: bool = False,
+        tokens: str = "final_norm",
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """One pass of the language model: (B, T, D) -> (B, T, D) after the final norm ("pre_norm": before it).
+
+        `mask` (B, T) is True at real tokens; padding may stand anywhere, positions count real tokens only. None
+        says that nothing is padded, and is faster. Outputs at padding mean nothing. Causal rows padded on the right
+        need no mask: no real token sees what follows it.
+        """
+        if positions is None:
+            positions = count_positions(mask) if mask is not None else _range(embeddings)
+        allowed = None if mask is None else allowed_pairs(mask, bidirectional)
+        hidden = self._forward(embeddings, positions, allowed, stage, bidirectional=bidirectional)
+        return self._final_norm(hidden) if tokens == "final_norm" else hidden
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None = None,
+        stage: str | None = None,
+        *,
+        max_new_tokens: int = 64,
+        positions: Tensor | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers to B rows of embeddings (B, T, D): lists of token ids without the closing token.
+
+        Each row stops at its own end; once half of the rows have, they leave the batch.
+        """
+        if positions is None:
+            positions = count_positions(mask) if mask is not None else _range(embeddings)
+        positions = positions.expand(len(embeddings), -1)
+        if mask is not None:
+            order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # padding to the left, real tokens in their order
+            embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
+            mask, positions = mask.gather(1, order), positions.gather(1, order)
+        cache = _Cache(len(self.network.model.language_model.layers), embeddings.shape[1] + max_new_tokens)
+        allowed = None if mask is None else allowed_pairs(mask)
+        hidden = self._forward(embeddings, positions, allowed, stage, cache=cache)
+        return self._decode(hidden[:, -1:], positions[:, -1:], mask, stage, cache, max_new_tokens)
+
+    def _decode(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        stage: str | None,
+        cache: "_Cache",
+        max_new_tokens: int,
+    ) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in range(len(hidden))]
+        rows = list(range(len(hidden)))  # which answer each row of the batch belongs to
+        open_rows = set(rows)
+        for step in range(max_new_tokens):
+            ids = self.logits(self._final_norm(hidden[:, -1])).argmax(-1)  # (B,)
+            for row, token in zip(rows, ids.tolist(), strict=True):
+                if token in self.stop_ids:
+                    open_rows.discard(row)
+                elif row in open_rows:
+                    answers[row].append(token)
+            if not open_rows or step == max_new_tokens - 1:
+                break
+            if 2 * len(open_rows) <= len(rows):
+                kept = torch.tensor([index for index, row in enumerate(rows) if row in open_rows], device=ids.device)
+                rows = [row for row in rows if row in open_rows]
+                ids, positions = ids[kept], positions[kept]
+                mask = None if mask is None else mask[kept]
+                cache.keep(kept)
+            positions = positions + 1
+            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            allowed = None if mask is None else mask[:, None, None, :]
+            hidden = self._forward(self.embed(ids[:, None]), positions, allowed, stage, cache=cache)
+        return answers
+
+    def _forward(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        allowed: Tensor | None,
+        stage: str | None,
+        *,
+        bidirectional: bool = False,
+        cache: "_Cache | None" = None,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D) before the final norm."""
+        cos, sin = self.network.model.language_model.rotary_emb(embeddings, positions)
+        run_layers = self._run_layers if cache is None else self._run_layers_eagerly
+        with adapters.stage(stage):
+            return run_layers(embeddings, cos, sin, allowed, bidirectional, cache)
+
+    def _run_layers_eagerly(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        allowed: Tensor | None,
+        bidirectional: bool,
+        cache: "_Cache | None",
+    ) -> Tensor:
+        # Without a mask the attention is causal by itself; only the bidirectional pass must say that it is not.
+        options: dict[str, Any] = {"is_causal": False} if bidirectional else {}
+        for layer in self.network.model.language_model.layers:
+            call = partial(
+                layer,
+                attention_mask=allowed,
+                position_embeddings=(cos, sin),
+                past_key_values=cache,
+                **options,
+            )
+            if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
+                contexts = partial(adapters.recompute_in_stage, adapters.current_stage())
+                hidden = checkpoint(call, hidden, use_reentrant=False, context_fn=contexts)
+            else:
+                hidden = call(hidden)
+        return hidden
+
+    def _run_tower_eagerly(self, pixels: Tensor, appended: Tensor | None) -> Tensor:
+        tower = self.network.model.vision_tower
+        hidden = tower.embeddings(pixels)
+        if appended is not None:
+            hidden = torch.cat([hidden, appended.to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
+        hidden = tower.pre_layrnorm(hidden)
+        for block in tower.encoder.layers[: self.num_tower_layers]:
+            hidden = block(hidden, None)
+        return hidden
+
+    def _final_norm(self, hidden: Tensor) -> Tensor:
+        normed: Tensor = self.network.model.language_model.norm(hidden)
+        return normed
+
+
+class _Cache:
+    """Keys and values of every layer in buffers of the full length; what transformers' attention calls is `update`."""
+
+    def __init__(self, layers: int, length: int) -> None:
+        self.length = length
+        self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.filled = [0] * layers
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Appends (B, heads, t, d) and gives all that has been appended so far."""
+        start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
+        buffers = self.buffers[layer]
+        if buffers is None:
+            shape = (*keys.shape[:2], self.length, keys.shape[3])
+            buffers = self.buffers[layer] = (keys.new_empty(shape), values.new_empty(shape))
+        buffers[0][:, :, start:end], buffers[1][:, :, start:end] = keys, values
+        self.filled[layer] = end
+        return buffers[0][:, :, :end], buffers[1][:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows of the batch go on."""
+        self.buffers = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.buffers]
+
+
+def count_positions(mask: Tensor) -> Tensor:
+    """(B, T) bool -> (B, T): the number of real tokens before each token."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def allowed_pairs(mask: Tensor, bidirectional: bool = False) -> Tensor:
+    """(B, T) -> (B, 1, T, T): which query sees which key. A padded query sees itself, so that no softmax is empty."""
+    length = mask.shape[1]
+    pairs = torch.ones(length, length, dtype=torch.bool, device=mask.device)
+    causal = pairs if bidirectional else pairs.tril()
+    own = torch.eye(length, dtype=torch.bool, device=mask.device)
+    return ((causal & mask[:, None, :]) | own)[:, None]
+
+
+def _range(embeddings: Tensor) -> Tensor:
+    return torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+
+
+def _set_saved_dtype(config: Path, dtype: torch.dtype) -> None:
+    """transformers writes the dtype of the model in memory; the file's dtype is ours to say, in every sub-config."""
+    name = str(dtype).removeprefix("torch.")
+    content = json.loads(config.read_text())
+    for part in (content, content.get("text_config", {}), content.get("vision_config", {})):
+        if "dtype" in part:
+            part["dtype"] = name
+    config.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,37 @@
+"""The two losses of the paper as plain functions on tensors: L_AR (Eq. 2) and L_disc (Eq. 3).
+
+Shapes: B images, T text, D width, C vocabulary, N label tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a token that no loss counts."""
+
+
+def autoregressive_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Eq. 2 as a mean over the label tokens of the batch. The shift happens here: position t predicts label t + 1.
+
+    logits (B, T, C), labels (B, T) with `IGNORED` where nothing is to be learnt. No label at all gives zero.
+    """
+    return label_loss(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log p(label) over the labels that are not `IGNORED`; logits (N, C) already stand beside their labels."""
+    counted = (labels != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels, reduction="sum") / counted
+
+
+def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperature: float) -> Tensor:
+    """Eq. 3: image to text and text to image, cosine over temperature, summed over both directions, mean over B.
+
+    Row k of both (B, D) belongs together. When every cosine is equal the loss is 2 log B.
+    """
+    images = F.normalize(image_embeddings.to(torch.promote_types(image_embeddings.dtype, torch.float32)), dim=-1)
+    texts = F.normalize(text_embeddings.to(images.dtype), dim=-1)
+    scores = images @ texts.T / temperature  # (B, B): row an image, column a text
+    partners = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, partners) + F.cross_entropy(scores.T, partners)

@@ -1,0 +1,75 @@
+"""A LLaVA of a few thousand random weights, for tests: 16 visual tokens, width 32, two layers each."""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.llava import Llava
+
+TEXT = ["a fox on a red background", "what is at the top left ?", "how many stars are there ?", "ASSISTANT: USER:"]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: every text can be written in it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
+    """The same weights for the same seed, in evaluation mode."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=4
+    )
+    text = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, image_seq_length=16)
+    config.dtype = dtype
+    network = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    return Llava(network, tokenizer, processor).eval()
+
+
+def tiny_compressor(
+    name: str = "fwd2bot", dtype: torch.dtype = torch.float32, *, stir: bool = True, **settings: object
+) -> Compressor:
+    """A compressor on a tiny LLaVA; with `stir` the adapters are not zero any more."""
+    values = {"num_tokens": 4, "rank": 2, "alpha": 4.0, "prompt": "sum up", **settings}
+    compressor = make_compressor(tiny_llava(dtype), CompressorConfig.from_dict({"compressor": name, **values}))
+    if stir:
+        with torch.no_grad():
+            for parameter in compressor.own_parameters().values():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return compressor.eval() if dtype != torch.float64 else compressor.double().eval()
+
+
+def tiny_pixels(count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(count, 3, 16, 16)."""
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count)).to(dtype)
