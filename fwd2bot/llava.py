@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot import adapters
 from fwd2bot.errors import ModelError
@@ -51,15 +52,18 @@ class Llava(nn.Module):
     @classmethod
     def from_folder(cls, name: str | Path, dtype: torch.dtype = torch.float32) -> "Llava":
         """Loads a folder in the transformers layout, or a hub id. Raises ModelError when it is not a LLaVA."""
+        disable_progress_bar()
         try:
-            network = LlavaForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+            network, report = LlavaForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
             image_processor = CLIPImageProcessorPil.from_pretrained(name)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model in the transformers layout: {reason}") from error
+        if report["missing_keys"]:
+            raise ModelError(f"{name} lacks weights of a LLaVA, such as {sorted(report['missing_keys'])[0]}.")
         return cls(network, tokenizer, image_processor).eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -67,6 +71,7 @@ class Llava(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         state = adapters.without_adapters(self.network.state_dict())
         state = {path: tensor.to(dtype or tensor.dtype) for path, tensor in state.items()}
+        disable_progress_bar()
         self.network.save_pretrained(folder, state_dict=state)
         if dtype is not None:
             _set_saved_dtype(folder / "config.json", dtype)

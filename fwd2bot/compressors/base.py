@@ -130,7 +130,6 @@ class Compressor(nn.Module):
         super().__init__()
         self.llava = llava
         self.config = config
-        self.summary_embeddings: nn.Parameter | None = None
         adapters.attach(llava.network, LANGUAGE_LAYERS, self.routes(self.stages), config.rank, config.alpha)
 
     def routes(self, stages: Sequence[str]) -> dict[str, str]:
@@ -216,9 +215,8 @@ class Compressor(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What the compressor adds to the base: adapters and summary embeddings."""
-        own = adapters.adapter_parameters(self)
-        return own if self.summary_embeddings is None else {**own, "summary_embeddings": self.summary_embeddings}
+        """What the compressor adds to the base: adapters and learnable input embeddings."""
+        return {**adapters.adapter_parameters(self), **dict(self.named_parameters(recurse=False))}
 
     def chosen_count(self, num_tokens: int | None) -> int:
         """Raises InputError for a number that this compressor does not offer."""

@@ -47,7 +47,6 @@ class Fwd2BotCompressor(Compressor):
     def _summarise(self, content: Tensor, mask: Tensor | None, prompt: list[int], num_tokens: int | None) -> Tensor:
         """One pass over [BOS; content; prompt; summary embeddings]; `mask` (B, N) is False at padded content."""
         count = self.chosen_count(num_tokens)
-        assert self.summary_embeddings is not None
         before = self._embedded(self._ids(""), content)  # (B, 1, D): BOS
         after = torch.cat([self._embedded(prompt, content), self._repeated(self.summary_embeddings[:count], content)], 1)
         rows = torch.cat([before, content, after], dim=1)  # (B, 1 + N + prompt + K, D)
