@@ -1,0 +1,285 @@
+"""The seam: what a store does, whatever keeps its rows.
+
+The key of a row is the hash of the image's file. A file that lies under two names is one row with two names; a file
+that was changed under its name is a new row, to which the name moves.
+"""
+
+import difflib
+import json
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwd2bot.errors import InputError, StoreError
+from fwd2bot.store.quantise import DEFAULT_QUANTISATION, Quantiser, quantiser
+
+FORMAT = 1
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is true of every row of a store."""
+
+    model: str  # the name or folder that loads the model
+    fingerprint: str
+    num_tokens: int  # K
+    width: int  # D
+    quantisation: str = DEFAULT_QUANTISATION
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1 or self.width < 1:
+            raise StoreError(f"a row cannot hold {self.num_tokens} tokens of {self.width} numbers: at least 1 of each")
+        _ = self.quantiser
+
+    @property
+    def quantiser(self) -> Quantiser:
+        return quantiser(self.quantisation)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Summary tokens with their scales, and the search vector in float32."""
+        return self.num_tokens * self.quantiser.token_bytes(self.width) + 4 * self.width
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> "Header":
+        """Raises StoreError where the text is of a newer format, or damaged."""
+        try:
+            values = json.loads(text)
+            version = int(values["format"])
+            if version > FORMAT:
+                raise StoreError(
+                    f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it"
+                )
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(f"{path} has a damaged header: restore it from a copy, or compress anew") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An image: what its file was, and what the model made of it."""
+
+    name: str
+    hash: str
+    path: str = ""
+    file_bytes: int = 0
+    width: int = 0  # pixels
+    height: int = 0
+    fingerprint: str = ""  # of the model that wrote the tokens
+    tokens: Floats | None = None  # (K, D); None: another name for an image whose tokens are already there
+    vector: Floats | None = None  # (D,), unit norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """The figures of a store. Bytes are whole numbers; `disk_bytes` counts all that lies in its folder."""
+
+    path: str
+    rows: int
+    names: int
+    num_tokens: int
+    width: int
+    quantisation: str
+    bytes_per_row: int
+    disk_bytes: int
+    image_bytes: int
+    model: str
+    fingerprint: str
+    format: int
+
+
+class Store(ABC):
+    """Rows of one model, in a folder."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.header = header
+
+    @staticmethod
+    def open(path: str | Path) -> "Store":
+        """The store in a folder. Raises StoreError where there is none, or it cannot be read."""
+        from fwd2bot.store.lance import open_store
+
+        return open_store(Path(path))
+
+    @staticmethod
+    def create(
+        path: str | Path,
+        *,
+        fingerprint: str,
+        model: str,
+        num_tokens: int,
+        width: int,
+        quantisation: str = DEFAULT_QUANTISATION,
+    ) -> "Store":
+        """A new store, in a folder that is not there, is empty, or holds a creation that was cut off.
+
+        Raises StoreError where the folder holds anything else.
+        """
+        from fwd2bot.store.lance import create_store
+
+        header = Header(
+            fingerprint=fingerprint, model=model, num_tokens=num_tokens, width=width, quantisation=quantisation
+        )
+        return create_store(Path(path), header)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is anything to open: False where `create` would make a new store."""
+        from fwd2bot.store.lance import is_new
+
+        return not is_new(Path(path))
+
+    # What an implementation gives.
+
+    @abstractmethod
+    def add(self, rows: Sequence[Row]) -> None:
+        """Keep the rows: all of them or, where the process dies, none of them. A row that is there stays as it is.
+
+        Raises StoreError where they are of another model or shape, not finite, or cannot be written.
+        """
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[None]:
+        """The right to add, for a while, with all that others have added in sight.
+
+        Raises StoreError where another process has it.
+        """
+
+    @abstractmethod
+    def images(self) -> dict[str, tuple[str, str]]:
+        """name -> (content hash, path of the file when it was compressed), sorted by name."""
+
+    @abstractmethod
+    def info(self) -> StoreInfo:
+        """The figures of the store, without reading its tokens."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Put what many small commits have left behind into order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Rows; an image with two names counts once."""
+
+    @abstractmethod
+    def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
+        """Rows by names that are there, in order, without tokens; and the bytes of their tokens."""
+
+    @abstractmethod
+    def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
+        """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
+
+    # What all share.
+
+    def check(self, fingerprint: str, model: str) -> None:
+        """Raises StoreError where the rows were written by another model."""
+        if fingerprint != self.header.fingerprint:
+            raise StoreError(
+                f"the rows of {self.path} were written by {self.header.model} ({self.header.fingerprint[:12]}), and "
+                f"this is {model} ({fingerprint[:12]}): use the model that wrote them, "
+                "or compress the images with this one into a new store"
+            )
+
+    def names(self) -> list[str]:
+        """Names of all images, sorted."""
+        return list(self.images())
+
+    def find(self, image: str) -> str:
+        """The name of an image, which may be asked for by its name or by any end of its path.
+
+        Raises InputError where there is no such image (suggesting the nearest), or more than one.
+        """
+        asked = PurePosixPath(image.strip()).as_posix()
+        for name in (image, asked):
+            if name in self.images():
+                return name
+        ending = "/" + asked.removeprefix("/")
+        paths = self._by_last_part[PurePosixPath(asked).name]
+        found = {key: name for name, key, path in paths if path.endswith(ending)}  # one a content
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            several = " or ".join(map(repr, list(found.values())[:3]))
+            raise InputError(f"{image!r} may be {several} of {self.path}: give the whole name")
+        raise InputError(f"there is no image {image!r} in {self.path}{self._suggestion(asked)}")
+
+    def get(self, images: Sequence[str], num_tokens: int | None = None) -> list[Row]:
+        """The rows of images, in order, with their first `num_tokens` summary tokens (all of them where None).
+
+        Raises InputError where an image is not there, StoreError where a row holds fewer tokens.
+        """
+        count = self.header.num_tokens if num_tokens is None else num_tokens
+        if not 1 <= count <= self.header.num_tokens:
+            raise StoreError(
+                f"{self.path} holds {self.header.num_tokens} tokens an image, so {count} cannot be read: "
+                f"ask for 1 to {self.header.num_tokens}, or compress again with more into a new store"
+            )
+        size = count * self.header.quantiser.token_bytes(self.header.width)
+        rows = []
+        for row, content in self._read([self.find(image) for image in images]):
+            codes = np.frombuffer(content[:size], dtype=np.uint8).reshape(count, -1)
+            rows.append(Row(**{**vars(row), "tokens": self.header.quantiser.decode(codes)}))
+        return rows
+
+    def search(self, vector: Floats, top: int = 10) -> list[tuple[str, float]]:
+        """The `top` nearest images to a (D,) unit vector, as (name, cosine), best first."""
+        return self.search_many(np.asarray(vector)[None], top)[0]
+
+    def search_many(self, vectors: Floats, top: int = 10) -> list[list[tuple[str, float]]]:
+        """`search` for each of (Q, D) unit vectors, in one pass over the rows.
+
+        Exact. Equal vectors get equal scores, and equal scores go by name: the answer does not depend on the order
+        in which rows were added. An image with several names is found once, under the first of them.
+        Raises StoreError where the vectors are not of the rows' width; InputError where `top` is below 1.
+        """
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.header.width:
+            raise StoreError(f"vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}")
+        if top < 1:
+            raise InputError(f"the number of results must be at least 1, not {top}")
+        best: list[list[tuple[float, str]]] = [[] for _ in queries]
+        for names, block in self._vectors():
+            rough = queries @ block.T  # its rounding depends on the block's shape: good for the choice alone
+            for query, scores, kept in zip(queries, rough, best, strict=True):
+                chosen = _at_least_top(scores, top)
+                exact = block[chosen].astype(np.float64) @ query.astype(np.float64)
+                kept.extend((-float(score), names[i]) for score, i in zip(np.round(exact, 9), chosen, strict=True))
+                kept.sort()
+                del kept[top:]
+        return [[(name, -score) for score, name in kept] for kept in best]
+
+    def _suggestion(self, asked: str) -> str:
+        names = self.names()
+        if not names:
+            return ", which is empty: add images with `fwd2bot compress`"
+        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
+        return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}"
+
+    @cached_property
+    def _by_last_part(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Last part of the path -> (name, content hash, path with / before it)."""
+        found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for name, (key, path) in self.images().items():
+            found[PurePosixPath(path).name].append((name, key, "/" + path.removeprefix("/")))
+        return found
+
+
+def _at_least_top(scores: Floats, top: int) -> NDArray[np.intp]:
+    """Positions of the `top` largest scores, and of any that rounding may have put just below them."""
+    if len(scores) <= top:
+        return np.arange(len(scores))
+    threshold = np.partition(scores, -top)[-top]
+    return np.flatnonzero(scores >= threshold - np.float32(1e-5))

@@ -1,0 +1,352 @@
+"""The store as a Lance data set: the one module that knows Lance, and translates its errors.
+
+One process writes at a time, behind a lock that the system releases when the process dies, however it dies. Others
+read meanwhile: a commit is a new version of the data set, and appears whole or not at all.
+"""
+
+import datetime
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from fwd2bot.errors import Fwd2BotError, StoreError
+from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
+
+HEADER_KEY = b"fwd2bot"
+LOCK = "writer.lock"
+_OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
+_FIGURES = ["file_bytes", "width", "height"]
+_New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
+
+
+def is_new(path: Path) -> bool:
+    """Whether a store may be created there: nothing is there, or what a creation that was cut off left behind."""
+    if not path.exists():
+        return True
+    if not path.is_dir():
+        return False
+    parts = {part.name for part in path.iterdir()}
+    return not parts or (LOCK in parts and parts <= _OWN_PARTS and not any(path.glob("_versions/*.manifest")))
+
+
+def open_store(path: Path) -> "LanceStore":
+    """Raises StoreError where there is no store, or it cannot be read."""
+    with _translated(path, "read"):
+        if not path.exists() or (is_new(path) and not (path / LOCK).exists()):
+            raise StoreError(f"there is no store at {path}: make one with `fwd2bot compress PHOTOS --store {path}`")
+        if is_new(path):
+            raise StoreError(f"{path} was begun and never finished: run `fwd2bot compress PHOTOS --store {path}` again")
+        if not path.is_dir():
+            raise StoreError(f"{path} is a file, not a store: give the folder that `fwd2bot compress` made")
+        if not (path / "_versions").is_dir():
+            raise StoreError(f"{path} is a folder but not a store: give the folder that `fwd2bot compress` made")
+        dataset = lance.dataset(_uri(path))
+        text = (dataset.schema.metadata or {}).get(HEADER_KEY)
+        if text is None:
+            raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder")
+        return LanceStore(path, Header.from_json(text.decode(), path), dataset)
+
+
+def create_store(path: Path, header: Header) -> "LanceStore":
+    """Raises StoreError where the folder holds anything but a creation that was cut off."""
+    with _translated(path, "written"):
+        if is_new(path):
+            path.mkdir(parents=True, exist_ok=True)
+        elif not (path / LOCK).exists():
+            raise StoreError(f"{path} is not a store, and not empty: give the store a folder of its own")
+        with _lock(path):
+            if not is_new(path):
+                raise StoreError(f"{path} holds a store already: open it, or give another folder")
+            dataset = lance.write_dataset(_schema(header).empty_table(), _uri(path), mode="create")
+    return LanceStore(path, header, dataset)
+
+
+@dataclass
+class _Entry:
+    """What is known of a row without reading it: where it is in the version at hand, and its names."""
+
+    offset: int
+    names: dict[str, str]  # name -> path
+
+
+class LanceStore(Store):
+    """See Store."""
+
+    def __init__(self, path: Path, header: Header, dataset: Any) -> None:
+        super().__init__(path, header)
+        self._dataset = dataset
+        self._entries: dict[str, _Entry] | None = None  # by content hash
+        self._owners: dict[str, str] = {}  # name -> content hash
+        self._sorted: dict[str, tuple[str, str]] | None = None
+        self._depth = 0
+
+    def __len__(self) -> int:
+        with _translated(self.path, "read"):
+            return int(self._dataset.count_rows())
+
+    def images(self) -> dict[str, tuple[str, str]]:
+        index = self._index()
+        if self._sorted is None:
+            self._sorted = {name: (key, index[key].names[name]) for name, key in sorted(self._owners.items())}
+        return self._sorted
+
+    def info(self) -> StoreInfo:
+        with _translated(self.path, "read"):
+            table = self._dataset.to_table(columns=["names", "file_bytes"])
+            return StoreInfo(
+                path=str(self.path),
+                rows=table.num_rows,
+                names=sum(len(chunk.flatten()) for chunk in table["names"].chunks),
+                num_tokens=self.header.num_tokens,
+                width=self.header.width,
+                quantisation=self.header.quantisation,
+                bytes_per_row=self.header.bytes_per_row,
+                disk_bytes=sum(part.stat().st_size for part in self.path.rglob("*") if part.is_file()),
+                image_bytes=int(table["file_bytes"].to_numpy().sum()),
+                model=self.header.model,
+                fingerprint=self.header.fingerprint,
+                format=self.header.format,
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        if self._depth:  # this object has the right already
+            yield
+            return
+        with _lock(self.path):
+            self._refresh()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._check_row(row)
+        with self.writing(), _translated(self.path, "written"):
+            new, renamed = self._changes(rows)
+            if renamed:
+                table = pa.concat_tables([self._table(new), self._renamed(renamed)])
+                merge = self._dataset.merge_insert("hash")
+                merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
+                self._dataset.delete("array_length(names) = 0")  # dying before this leaves a row that no name finds
+                self._forget()
+            elif new:
+                self._dataset = lance.write_dataset(self._table(new), self._dataset, mode="append")
+                self._remember({row.hash: names for row, names in new})
+
+    def tidy(self) -> None:
+        """Delete what no version needs: old lists of files, and files of writers that died. Only a writer may."""
+        with self.writing(), _translated(self.path, "written"):
+            self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
+
+    def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
+        index, images = self._index(), self.images()
+        if not names:
+            return []
+        with _translated(self.path, "read"):
+            offsets = [index[images[name][0]].offset for name in names]
+            table = self._dataset.take(offsets, columns=[*_FIGURES, "tokens", "vector"])
+            figures = table.select(_FIGURES).to_pylist()
+            tokens = table["tokens"].to_pylist()
+            vectors = _matrix(table["vector"].combine_chunks(), self.header.width)
+        return [
+            (
+                Row(
+                    name=name,
+                    hash=images[name][0],
+                    path=images[name][1],
+                    fingerprint=self.header.fingerprint,
+                    vector=vectors[i],
+                    **figures[i],
+                ),
+                tokens[i],
+            )
+            for i, name in enumerate(names)
+        ]
+
+    def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
+        with _translated(self.path, "read"):
+            for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
+                names = [min(names, default="") for names in batch["names"].to_pylist()]
+                vectors = _matrix(batch["vector"], self.header.width)
+                named = np.array([name != "" for name in names], dtype=bool)
+                yield [name for name in names if name], vectors if named.all() else vectors[named]
+
+    # The index: what add() and find() need of all rows, read once and then kept up.
+
+    def _index(self) -> dict[str, _Entry]:
+        if self._entries is None:
+            with _translated(self.path, "read"):
+                table = self._dataset.to_table(columns=["hash", "names", "paths"])
+                columns = (table[name].to_pylist() for name in ("hash", "names", "paths"))
+            self._entries, self._owners = {}, {}
+            self._remember({key.hex(): dict(zip(*pair, strict=True)) for key, *pair in zip(*columns, strict=True)})
+        return self._entries
+
+    def _remember(self, rows: dict[str, dict[str, str]]) -> None:
+        entries = self._index()
+        for key, names in rows.items():
+            entries[key] = _Entry(len(entries), names)
+            self._owners.update(dict.fromkeys(names, key))
+        self._sorted = None
+        self.__dict__.pop("_by_last_part", None)
+
+    def _forget(self) -> None:
+        self._dataset = lance.dataset(_uri(self.path))
+        self._entries = None
+        self._sorted = None
+        self.__dict__.pop("_by_last_part", None)
+
+    def _refresh(self) -> None:
+        """Take in what others have committed."""
+        with _translated(self.path, "read"):
+            if self._dataset.latest_version != self._dataset.version:
+                self._forget()
+
+    # From rows to tables.
+
+    def _check_row(self, row: Row) -> None:
+        if row.tokens is None and row.vector is None:
+            return
+        self.check(row.fingerprint, "the model that wrote these rows")
+        shapes = tuple(None if part is None else part.shape for part in (row.tokens, row.vector))
+        wanted = ((self.header.num_tokens, self.header.width), (self.header.width,))
+        if row.tokens is None or row.vector is None or shapes != wanted:
+            raise StoreError(f"rows of {self.path} hold tokens and a vector of shapes {wanted}, not {shapes}")
+        if not (np.isfinite(row.tokens).all() and np.isfinite(row.vector).all()):
+            raise StoreError(f"the model gave no finite numbers for {row.name}: try --dtype float32")
+
+    def _changes(self, rows: Sequence[Row]) -> tuple[list[_New], dict[str, dict[str, str]]]:
+        """What rows bring: the new ones with their names, and the new names of those that are there."""
+        index, owners = self._index(), self._owners
+        moved: dict[str, str] = {}
+        names: dict[str, dict[str, str]] = {}  # of every row that these touch
+        new: dict[str, Row] = {}
+        for row in rows:
+            owner = moved.get(row.name, owners.get(row.name))
+            for key in (owner or row.hash, row.hash):
+                names.setdefault(key, dict(index[key].names) if key in index else {})
+            if owner is not None:
+                names[owner].pop(row.name, None)
+            if row.hash not in index and new.setdefault(row.hash, row).tokens is None:
+                raise StoreError(f"{row.name} comes without tokens, and {self.path} has none for its content yet")
+            names[row.hash][row.name] = row.path
+            moved[row.name] = row.hash
+        renamed = {key: now for key, now in names.items() if key in index and now != index[key].names}
+        return [(row, names[key]) for key, row in new.items() if names[key]], renamed
+
+    def _table(self, new: list[_New]) -> pa.Table:
+        quantiser, width = self.header.quantiser, self.header.width
+        tokens = [quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
+        vectors = [row.vector for row, _ in new if row.vector is not None]
+        flat = np.concatenate(vectors) if vectors else np.zeros(0, dtype=np.float32)
+        columns = {
+            "hash": [bytes.fromhex(row.hash) for row, _ in new],
+            "names": [list(names) for _, names in new],
+            "paths": [list(names.values()) for _, names in new],
+            "file_bytes": [row.file_bytes for row, _ in new],
+            "width": [row.width for row, _ in new],
+            "height": [row.height for row, _ in new],
+            "tokens": tokens,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width),
+            "time": [int(time.time())] * len(new),
+        }
+        return pa.table(columns, schema=_schema(self.header))
+
+    def _renamed(self, renamed: dict[str, dict[str, str]]) -> pa.Table:
+        """Rows that are there, whole, under their new names."""
+        table = self._dataset.take([self._index()[key].offset for key in renamed])
+        for column, values in (
+            ("names", [list(names) for names in renamed.values()]),
+            ("paths", [list(names.values()) for names in renamed.values()]),
+        ):
+            field = table.schema.field(column)
+            table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
+        return table
+
+
+def _schema(header: Header) -> pa.Schema:
+    size = header.num_tokens * header.quantiser.token_bytes(header.width)
+    fields: list[tuple[str, pa.DataType]] = [
+        ("hash", pa.binary(32)),
+        ("names", pa.list_(pa.string())),
+        ("paths", pa.list_(pa.string())),  # as many as names: where each was when it was compressed
+        ("file_bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("tokens", pa.binary(size)),  # token by token, as the quantiser writes one
+        ("vector", pa.list_(pa.float32(), header.width)),
+        ("time", pa.int64()),  # seconds since 1970
+    ]
+    return pa.schema(fields, metadata={HEADER_KEY: header.to_json().encode()})
+
+
+def _uri(path: Path) -> str:
+    """Lance takes "a:b" for an address, unless it begins with a slash."""
+    return str(path.absolute())
+
+
+def _matrix(lists: Any, width: int) -> Floats:
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """The right to write, held until this block or this process ends. Raises StoreError where another has it."""
+    with _translated(path, "written"):
+        lock = (path / LOCK).open("a+")
+    with lock:
+        with _translated(path, "written"):
+            _take(lock, path)
+        yield
+
+
+def _take(lock: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise StoreError(
+            f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again "
+            "(only what is missing will be compressed)"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+@contextmanager
+def _translated(path: Path, doing: str) -> Iterator[None]:
+    """Errors of Lance and of the system as StoreError. A panic of Lance's is no Exception, hence the wide net."""
+    try:
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if isinstance(error, Fwd2BotError) or not (panic or isinstance(error, _LANCE_ERRORS)):
+            raise
+        raise StoreError(_sentence(path, doing, error)) from error
+
+
+_LANCE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, pa.ArrowException)
+
+
+def _sentence(path: Path, doing: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split())[:160]
+    if isinstance(error, PermissionError) or "ermission denied" in reason:
+        return f"{path} may not be {doing}: permission denied"
+    if "No space left" in reason:
+        return f"{path} cannot be {doing}: the disk is full; what was committed before is safe"
+    if doing == "written":
+        return f"{path} cannot be written ({reason}); what was committed before is safe"
+    return f"{path} is damaged: restore it from a copy, or compress the images anew into another store ({reason})"
