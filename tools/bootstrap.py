@@ -40,7 +40,7 @@ NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|Errno 28\b|E
 NO_NETWORK = re.compile(
     r"name resolution|Name or service not known|nodename nor servname|getaddrinfo failed|NewConnectionError"
     r"|NameResolutionError|ConnectTimeout|ReadTimeout|timed out|Network is unreachable|No route to host"
-    r"|Connection refused|ConnectionResetError|ProxyError|CERTIFICATE_VERIFY_FAILED|Max retries exceeded"
+    r"|Connection refused|ConnectionResetError|ProxyError|Max retries exceeded"
 )
 
 
@@ -202,6 +202,7 @@ def make_environment(env: Environment, installer: "Installer") -> None:
             " or install pip for Python (Debian, Ubuntu: apt install python3-venv)"
         ) from error
     installer.check(installer.run(f"{wheel}/pip", "install", "--no-index", "--no-deps", str(wheel)))
+    wheel.unlink()
 
 
 def locked_packages(file: Path) -> list[str]:
@@ -217,19 +218,20 @@ def install_torch(installer: "Installer", file: Path, kind: str) -> None:
     hash in the lock, since each place has its own.
     """
     version = re.findall(r"^torch=+([\w.]+)", file.read_text(), re.MULTILINE)[0]
-    as_indexed = ("with the package index's build", locked_packages(file))
+    indexed = locked_packages(file)
     if sys.platform != "linux":
-        installer.step(f"PyTorch {version}", *as_indexed[1])
+        installer.step(f"PyTorch {version}", *indexed)
         return
     cpu = ["--no-deps", "--only-binary", ":all:", f"torch=={version}+cpu"]
     builds = [("CPU build", cpu)]
     if kind == "gpu":
-        builds.insert(0, ("CUDA build, several GB", as_indexed[1]))
+        builds.insert(0, ("CUDA build, several GB", indexed))
     elif installer.may_name_an_index():
         builds.append(("CPU build, from PyTorch's index", [*cpu, "--index-url", CPU_INDEX, "--retries", "1"]))
-        builds.append(("no CPU build within reach: CUDA build, several GB", as_indexed[1]))
-    for number, (words, arguments) in enumerate(builds):
-        if installer.step(f"PyTorch {version}, {words}", *arguments, must=number == len(builds) - 1):
+        builds.append(("no CPU build within reach: CUDA build, several GB", indexed))
+    for words, arguments in builds:
+        last = arguments is builds[-1][1]
+        if installer.step(f"PyTorch {version}, {words}", *arguments, may_lack=None if last else "torch"):
             return
 
 
@@ -243,13 +245,21 @@ class Installer:
     def may_name_an_index(self) -> bool:
         return bool(pip_wheel.read_settings(os.environ).indexes)
 
-    def step(self, words: str, *arguments: str, must: bool = True) -> bool:
-        """`pip install` with these arguments. Gives whether it went well; if it `must`, raises SetupError instead."""
+    def step(self, words: str, *arguments: str, may_lack: str | None = None) -> bool:
+        """`pip install` with these arguments; False if there is no such build of the package that `may_lack`.
+
+        Raises: SetupError if it fails otherwise.
+        """
         say(f"  {words}")
         code = self.run("-m", "pip", "install", "--no-compile", *arguments)
-        if must:
-            self.check(code)
-        return code == 0
+        if code and may_lack and f"No matching distribution found for {may_lack}" in self.last_words():
+            return False
+        self.check(code)
+        return True
+
+    def last_words(self) -> str:
+        """What the last command said."""
+        return self.env.log.read_text(errors="replace").rsplit("\n$ python ", 1)[-1]
 
     def run(self, *arguments: str) -> int:
         """The environment's Python with these arguments; its output goes to the log."""
@@ -277,7 +287,7 @@ class Installer:
         """Raises: SetupError, with what the log says of the last command, unless the code is 0."""
         if code == 0:
             return
-        said = self.env.log.read_text(errors="replace").rsplit("\n$ python ", 1)[-1]
+        said = self.last_words()
         errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
         last = (errors or said.strip().splitlines() or ["nothing said"])[-1].removeprefix("ERROR: ")
         if NO_SPACE.search(said):
@@ -285,10 +295,15 @@ class Installer:
                 "the disk is full: make room where this checkout is and in the folder for temporary files"
                 " (TMPDIR names another), then start again"
             )
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            raise NetworkError(
+                "the package index's certificate cannot be checked: install the system's certificates (Debian, Ubuntu:"
+                " apt install ca-certificates) or name your network's in PIP_CERT, then start again"
+            )
         if NO_NETWORK.search(said):
             raise NetworkError(
                 "the package index cannot be reached: connect to the network, or name a reachable index in"
-                f" PIP_INDEX_URL, then start again (pip said: {last})"
+                f" PIP_INDEX_URL, then start again (what pip tried is in {self.env.log})"
             )
         if "No matching distribution found for torch" in said:
             raise SetupError(
