@@ -9,6 +9,7 @@ Standard library only. The environment holds what requirements/*.txt lock, and t
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -35,6 +36,10 @@ FOREIGN_SETTINGS = (
     *("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__", "PIP_CONSTRAINT", "PIP_DRY_RUN", "PIP_EDITABLE"),
     *("PIP_NO_BINARY", "PIP_ONLY_BINARY", "PIP_PREFIX", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_REQUIRE_HASHES"),
     *("PIP_ROOT", "PIP_TARGET", "PIP_UPGRADE"),
+)
+DISK_FULL = (
+    "the disk is full: make room where this checkout is and in the folder for temporary files (TMPDIR names another),"
+    " then start again"
 )
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|Errno 28\b|Errno 122\b")
 NO_NETWORK = re.compile(
@@ -291,10 +296,7 @@ class Installer:
         errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
         last = (errors or said.strip().splitlines() or ["nothing said"])[-1].removeprefix("ERROR: ")
         if NO_SPACE.search(said):
-            raise SetupError(
-                "the disk is full: make room where this checkout is and in the folder for temporary files"
-                " (TMPDIR names another), then start again"
-            )
+            raise SetupError(DISK_FULL)
         if "CERTIFICATE_VERIFY_FAILED" in said:
             raise NetworkError(
                 "the package index's certificate cannot be checked: install the system's certificates (Debian, Ubuntu:"
@@ -361,12 +363,22 @@ def test(env: Environment, arguments: list[str]) -> int:
     return codes["pytest"] or int(bool(failed))
 
 
+def explain(error: Exception, env: Environment) -> str:
+    """A sentence for an error while setting up."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return DISK_FULL
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{env.root} cannot be written to ({error}): clone into a folder of your own, and not as another user"
+    return str(error)
+
+
 def main(job: str, arguments: list[str]) -> int:
     env = Environment(root=Path(__file__).resolve().parent.parent)
     try:
         prepare(env, dev=job == "test")
     except (SetupError, OSError) as error:
-        say(f"{job}: {error}")
+        say(f"{job}: {explain(error, env)}")
         return 1
     except KeyboardInterrupt:
         say(f"\n{job}: stopped; the next start sets up from the beginning")
