@@ -1,0 +1,176 @@
+"""Everything that answers from pictures: LLaVA itself (`identity`), Fwd2Bot, and each rival that is trained.
+
+One step: pictures -> tokens (pass 1) -> L_AR over questions (pass 2), and where the compressor embeds text, L_disc
+between the mean tokens of pictures and captions (Eq. 4).
+"""
+
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPModel,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from fwd2bot.checkpoint import load_model, save_model
+from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
+from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
+from fwd2bot.data.world.samples import Sample, draw_sample
+from fwd2bot.errors import InputError
+from fwd2bot.llava import Llava
+from fwd2bot.losses import contrastive_loss
+from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.language import answers_right
+from fwd2bot.training.stage import ATTENTION, Stage, accuracy, pad_to, scene_pixels, setting
+from fwd2bot.training.tower import image_processor
+
+
+class Batch(NamedTuple):
+    """pixels (B, 3, H, W), one conversation and one caption an image."""
+
+    pixels: Tensor
+    answers: AnswerBatch
+    captions: list[str]
+    samples: list[Sample]
+
+
+class CompressorStage(Stage):
+    """A compressor on a base; which parts of the base are trained with it is `train_parts`."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        settings = CompressorConfig.from_dict(config.compressor)
+        llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
+        self.compressor: Compressor = make_compressor(llava, settings)
+        self.compressor.trainable(config.train_parts)
+        self.compressor.train()
+        self.template = template_named(settings.template)
+        self.length = int(config.data.get("length", 144))
+        self.image = int(llava.network.config.vision_config.image_size)
+        llava.network.set_attn_implementation(ATTENTION)
+        llava.gradient_checkpointing = config.gradient_checkpointing
+        if config.compile:
+            llava.compile(dynamic=False)
+        self.disc = config.losses.get("contrastive", 0.0) if self.compressor.embeds_text else 0.0
+
+    @property
+    def module(self) -> nn.Module:
+        return self.compressor
+
+    def batch(self, step: int) -> Batch:
+        data = self.config.data
+        turns, share, things = data.get("turns", 8), data.get("captioning", 0.3), self.max_things(step)
+        return self._collate(
+            [draw_sample("train", i, turns=turns, max_things=things, captioning=share) for i in self.indices(step)]
+        )
+
+    def _collate(self, samples: list[Sample]) -> Batch:
+        tokenizer = self.compressor.llava.tokenizer
+        encoded = [encode_conversation(tokenizer, self.template, sample.turns, has_image=True) for sample in samples]
+        ids = pad_to([one.ids for one in encoded], self.length, tokenizer.pad_token_id)
+        labels = pad_to([one.labels for one in encoded], self.length, IGNORED)
+        answers = AnswerBatch(ids, labels, encoded[0].image_position)
+        pixels = scene_pixels([sample.scene for sample in samples], self.image)
+        return Batch(pixels, answers, [sample.caption for sample in samples], samples)
+
+    def num_tokens(self, step: int) -> int | None:
+        """The number of tokens of a step: one of those offered, at random (prefix training)."""
+        counts = self.compressor.token_counts
+        if len(counts) == 1 or self.compressor.config.compressor == "identity":
+            return None
+        return random.Random(f"{self.config.seed}:{step}").choice(counts)
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Eq. 2 and Eq. 3, weighted."""
+        count = self.num_tokens(step)
+        tokens = self.compressor.compress(batch.pixels, num_tokens=count)
+        losses: dict[str, Tensor] = {}
+        if weight := self.config.losses.get("autoregressive", 0.0):
+            losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers)
+        if self.disc:
+            texts = self.compressor.compress_text(batch.captions, num_tokens=count)
+            images, texts = self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)
+            temperature = self.compressor.config.temperature
+            losses["contrastive"] = self.disc * contrastive_loss(images.float(), texts.float(), temperature)
+        return losses
+
+    def evaluate(self) -> dict[str, float]:
+        """Exact answers given the right ones before (teacher forcing), by kind, on 256 validation scenes."""
+        counts = self.compressor.token_counts
+        shown = counts if len(counts) <= 3 else (counts[0], counts[-1])
+        figures: dict[str, float] = {}
+        for count in shown:
+            found = self._evaluate_at(count)
+            prefix = f"{count}/" if len(shown) > 1 else ""
+            figures |= {prefix + name: value for name, value in found.items()}
+        return figures
+
+    def _evaluate_at(self, count: int) -> dict[str, float]:
+        hits: dict[str, list[bool]] = {}
+        size = self.config.batch_size
+        for first in range(0, 256, size):
+            samples = [
+                draw_sample("val", index, turns=8, max_things=6, captioning=0.0) for index in range(first, first + size)
+            ]
+            batch = self._collate(samples)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+                single = len(self.compressor.token_counts) == 1
+                tokens = self.compressor.compress(batch.pixels, num_tokens=None if single else count)
+                logits = self.compressor.answer_logits(tokens, batch.answers)
+            labelled = batch.answers.labels[:, 1:] != IGNORED
+            predicted = logits[:, :-1][labelled].argmax(-1)
+            wanted = batch.answers.labels[:, 1:][labelled]
+            for kind, right in answers_right(predicted, wanted, batch.answers.labels, samples):
+                hits.setdefault(kind, []).append(right)
+        return accuracy(hits)
+
+    def save(self, folder: Path) -> None:
+        """A model folder; the base is written with it where it was trained, named where it was not."""
+        trained = self.config.train_parts or self.compressor.config.adapters == "full"
+        base = None if trained else _relative(Path(self.config.init["base"]) / "base", folder)
+        save_model(folder, self.compressor, base=base)
+
+
+def _relative(target: Path, folder: Path) -> str:
+    import os
+
+    return os.path.relpath(target, folder)
+
+
+def load_base(init: dict[str, str]) -> Llava:
+    """The LLaVA of a trained model folder, in float32 for training."""
+    folder = Path(setting(init, "base", "init"))
+    return load_model(folder).llava
+
+
+def assemble_llava(init: dict[str, str]) -> Llava:
+    """A LLaVA from a tower that sees and a language model that speaks, joined by a new projector (as LLaVA is made)."""
+    folders = {part: Path(setting(init, part, "init")) for part in ("tower", "language")}
+    for part, path in folders.items():
+        if not (path / "config.json").exists():
+            raise InputError(f"init.{part} is {path}, which holds no trained model; train that stage first.")
+    clip: Any = CLIPModel.from_pretrained(folders["tower"])
+    language: Any = LlamaForCausalLM.from_pretrained(folders["language"])
+    tokenizer: Any = AutoTokenizer.from_pretrained(folders["language"])
+    config = LlavaConfig(
+        vision_config=clip.config.vision_config,
+        text_config=language.config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    network: Any = LlavaForConditionalGeneration(config)
+    network.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+    network.model.language_model.load_state_dict(language.model.state_dict())
+    network.tie_weights()
+    network.generation_config.eos_token_id = tokenizer.eos_token_id
+    size = int(clip.config.vision_config.image_size)
+    return Llava(network, tokenizer, image_processor(size))

@@ -1,0 +1,139 @@
+"""The language model on text alone: a scene in words stands where the picture will be, then questions and answers."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
+from fwd2bot.data.tokenizer import build_tokenizer
+from fwd2bot.data.world.samples import Sample, draw_sample
+from fwd2bot.losses import label_loss
+from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.stage import ATTENTION, Stage, accuracy, pad_to
+
+
+def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
+    """A LLaMA of any size, with tied embeddings."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+
+
+class LanguageStage(Stage):
+    """Batches of fixed shape (B, T), one scene a row: its description, then as many questions as fit."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.tokenizer: Any = build_tokenizer(config.model.get("vocabulary", 1024))
+        sizes = {"width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024}
+        sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
+        self.model: Any = LlamaForCausalLM(small_llama(len(self.tokenizer), **sizes))
+        self.model.set_attn_implementation(ATTENTION)
+        self.template = template_named("short")
+        self.length = int(config.data.get("length", 192))
+        if config.compile:
+            self.model.model.forward = torch.compile(self.model.model.forward, dynamic=False)
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.model
+        return module
+
+    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
+        encoded = encode_conversation(self.tokenizer, self.template, sample.turns, has_image=True)
+        words = self.tokenizer(sample.description, add_special_tokens=False)["input_ids"]
+        place = encoded.image_position or 0
+        ids = encoded.ids[:place] + words + encoded.ids[place:]
+        return ids, encoded.labels[:place] + [IGNORED] * len(words) + encoded.labels[place:]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """ids, labels (B, T)."""
+        data = self.config.data
+        rows = [
+            self._encode(
+                draw_sample(
+                    "train",
+                    index,
+                    turns=data.get("turns", 12),
+                    max_things=self.max_things(step),
+                    captioning=data.get("captioning", 0.5),
+                )
+            )
+            for index in self.indices(step)
+        ]
+        return self._pad(rows)
+
+    def _pad(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+        ids = pad_to([row[0] for row in rows], self.length, 3)
+        return ids, pad_to([row[1] for row in rows], self.length, IGNORED)
+
+    def _predict(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        wanted = labels[:, 1:]
+        return self.model.lm_head(hidden[:, :-1][wanted != IGNORED]), wanted[wanted != IGNORED]
+
+    def losses(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
+        """Cross-entropy on answers."""
+        logits, wanted = self._predict(*batch)
+        return {"loss": label_loss(logits, wanted)}
+
+    def evaluate(self) -> dict[str, float]:
+        """Exact answers, with the right answer so far given (teacher forcing), by kind, on 256 validation scenes."""
+        hits: dict[str, list[bool]] = {}
+        size = self.config.batch_size
+        for first in range(0, 256, size):
+            samples = [
+                draw_sample("val", index, turns=10, max_things=6, captioning=0.0) for index in range(first, first + size)
+            ]
+            ids, labels = self._pad([self._encode(sample) for sample in samples])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+                logits, wanted = self._predict(ids, labels)
+            for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples):
+                hits.setdefault(kind, []).append(right)
+        return accuracy(hits)
+
+    def save(self, folder: Path) -> None:
+        """A transformers folder with the tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def answers_right(
+    predicted: Tensor, wanted: Tensor, labels: Tensor, samples: list[Sample]
+) -> list[tuple[str, bool]]:
+    """(kind, whether every token of the answer is right) for every whole answer of the rows.
+
+    predicted, wanted (N,): tokens at the label positions of all rows in order.
+    """
+    right = (predicted == wanted).tolist()
+    ends = (wanted == 2).tolist()
+    found = []
+    place = 0
+    for row, sample in zip((labels[:, 1:] != IGNORED).sum(1).tolist(), samples, strict=True):
+        last, turn, good = place + row, 0, True
+        while place < last:
+            good = good and right[place]
+            if ends[place]:
+                found.append((sample.kinds[turn], good))
+                turn, good = turn + 1, True
+            place += 1
+    return found
+
+
+def seeded(step: int, seed: int) -> random.Random:
+    """Randomness of a step that does not depend on the steps before it."""
+    return random.Random(f"{seed}:{step}")

@@ -1,0 +1,86 @@
+"""What the loop asks of a stage of training, and what all stages share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fwd2bot.data.world import Scene, render
+from fwd2bot.errors import InputError
+from fwd2bot.training.config import TrainConfig
+
+ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
+"""On a CPU plain matrix products train a quarter faster than the fused kernel, whose backward is slow in bf16."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Stage(ABC):
+    """A model, its batches and its losses. `batch(step)` must depend on the step alone: that is what resuming needs."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The model; its parameters that want gradients are trained and checkpointed."""
+
+    @abstractmethod
+    def batch(self, step: int) -> Any:
+        """The data of a step."""
+
+    @abstractmethod
+    def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """Named scalars; the loop minimises their sum."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Figures on a few validation scenes."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what the next stage, or the user, loads."""
+
+    def indices(self, step: int) -> range:
+        """Numbers of the scenes of a step."""
+        first = (self.config.seed * 10_000_000) + step * self.config.batch_size
+        return range(first, first + self.config.batch_size)
+
+    def max_things(self, step: int) -> int:
+        """The curriculum: most things a scene holds, by the share of the steps done."""
+        current = 6
+        for share, things in self.config.data.get("curriculum", []):
+            if step >= share * self.config.steps:
+                current = things
+        return int(current)
+
+
+def scene_pixels(scenes: Iterable[Scene], size: int) -> Tensor:
+    """Pictures as the model's own preprocessing gives them for this size: (B, 3, size, size)."""
+    pictures = torch.from_numpy(np.stack([render(scene, size=size) for scene in scenes]))
+    pixels = pictures.permute(0, 3, 1, 2).float() / 255.0
+    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    return ((pixels - mean) / std).contiguous()
+
+
+def pad_to(rows: list[list[int]], length: int, value: int) -> Tensor:
+    """Rows cut or padded on the right to one length."""
+    return torch.tensor([(row + [value] * length)[:length] for row in rows])
+
+
+def setting(values: dict[str, Any], name: str, kind: str) -> Any:
+    """A setting that must be there. Raises InputError."""
+    if name not in values:
+        raise InputError(f"The configuration lacks {kind}.{name}.")
+    return values[name]
+
+
+def accuracy(hits: dict[str, list[bool]]) -> dict[str, float]:
+    """Share of hits by kind, in per cent, with their mean."""
+    shares = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items()) if found}
+    return {**shares, "mean": sum(shares.values()) / max(1, len(shares))}

@@ -1,0 +1,161 @@
+"""The CLIP tower: contrastive on captions, and dense labels that say what each patch shows (the generator knows).
+
+The dense loss sits on the layer that LLaVA reads (-2), so that what is learnt is where it will be used.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from fwd2bot.data.tokenizer import build_tokenizer
+from fwd2bot.data.world import Scene, make_scene
+from fwd2bot.data.world.language import captions
+from fwd2bot.data.world.scene import COLOURS, UNIT
+from fwd2bot.data.world.sprites import LETTERS, object_names
+from fwd2bot.losses import contrastive_loss
+from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.stage import ATTENTION, CLIP_MEAN, CLIP_STD, Stage, pad_to, scene_pixels
+
+CLASSES = (*COLOURS, *object_names(), *LETTERS)
+_CLASS = {name: number for number, name in enumerate(CLASSES)}
+_PAD = 3
+
+
+def small_clip(vocabulary: int, *, image: int, patch: int, width: int, layers: int, text_layers: int) -> CLIPConfig:
+    """A CLIP of any size with heads of 64; the padding token closes a text (transformers treats id 2 specially)."""
+    shared = {"intermediate_size": 4 * width, "num_attention_heads": width // 64, "hidden_size": width}
+    return CLIPConfig(
+        text_config={
+            **shared,
+            "vocab_size": vocabulary,
+            "num_hidden_layers": text_layers,
+            "max_position_embeddings": 96,
+            "bos_token_id": 1,
+            "eos_token_id": _PAD,
+            "pad_token_id": _PAD,
+        },
+        vision_config={**shared, "image_size": image, "patch_size": patch, "num_hidden_layers": layers},
+        projection_dim=width,
+    )
+
+
+def patch_labels(scene: Scene, grid: int) -> Tensor:
+    """What each patch shows, (grid * grid,): a thing (a sign: its left or right letter) or the background's colour.
+
+    A thing owns the patches whose centre lies within the middle nine tenths of its box.
+    """
+    labels = torch.full((grid, grid), _CLASS[scene.colour])
+    step = UNIT / grid
+    centres = (torch.arange(grid) + 0.5) * step
+    for thing in scene.things:
+        reach = 0.45 * thing.side
+        rows = (centres - thing.y).abs() <= reach
+        columns = (centres - thing.x).abs() <= reach
+        if thing.text:
+            first, second = (_CLASS[letter] for letter in thing.text)
+            halves = torch.where(centres < thing.x, first, second).expand(grid, grid)
+            owned = rows[:, None] & columns[None, :]
+            labels[owned] = halves[owned]
+        else:
+            labels[rows[:, None] & columns[None, :]] = _CLASS[thing.name]
+    return labels.flatten()
+
+
+class _Tower(nn.Module):
+    def __init__(self, clip: Any, width: int) -> None:
+        super().__init__()
+        self.clip = clip
+        self.dense = nn.Linear(width, len(CLASSES))
+
+
+class TowerStage(Stage):
+    """CLIP with a head on its patches that is thrown away afterwards."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.tokenizer: Any = build_tokenizer(config.model.get("vocabulary", 1024))
+        sizes = {"image": 96, "patch": 8, "width": 192, "layers": 6, "text_layers": 3}
+        sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
+        self.image, self.grid = sizes["image"], sizes["image"] // sizes["patch"]
+        clip: Any = CLIPModel(small_clip(len(self.tokenizer), **sizes))
+        clip.set_attn_implementation(ATTENTION)
+        self.tower = _Tower(clip, sizes["width"])
+        self.temperature = float(config.data.get("temperature", 0.05))
+        self.text_length = int(config.data.get("text_length", 72))
+        if config.compile:
+            clip.vision_model.forward = torch.compile(clip.vision_model.forward, dynamic=False)
+            clip.text_model.forward = torch.compile(clip.text_model.forward, dynamic=False)
+
+    @property
+    def module(self) -> nn.Module:
+        return self.tower
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """pixels (B, 3, H, W), patch labels (B, V), caption ids (B, T)."""
+        scenes = [make_scene("train", index) for index in self.indices(step)]
+        rng = random.Random(step)
+        return self._tensors(scenes, [rng.choice(captions(scene)) for scene in scenes])
+
+    def _tensors(self, scenes: list[Scene], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        rows = [[1, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+        rows = [row[: self.text_length - 1] for row in rows]
+        labels = torch.stack([patch_labels(scene, self.grid) for scene in scenes])
+        return scene_pixels(scenes, self.image), labels, pad_to(rows, self.text_length, _PAD)
+
+    def _forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Dense logits (B, V, classes), image and text embeddings (B, D)."""
+        clip = self.tower.clip
+        seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
+        dense = self.tower.dense(seen.hidden_states[-2][:, 1:])
+        read = clip.text_model(input_ids=ids)
+        return dense, clip.visual_projection(seen.pooler_output), clip.text_projection(read.pooler_output)
+
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> dict[str, Tensor]:
+        """Cross-entropy of the patches and Eq. 3 on the pooled embeddings."""
+        pixels, labels, ids = batch
+        dense, images, texts = self._forward(pixels, ids)
+        weights = torch.ones(len(CLASSES))
+        weights[: len(COLOURS)] = 0.2
+        return {
+            "patches": F.cross_entropy(dense.float().flatten(0, 1), labels.flatten(), weight=weights),
+            "contrastive": 0.5 * contrastive_loss(images.float(), texts.float(), self.temperature),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """Right patches on things and on letters, and image-to-caption R@1 among a batch, on 256 validation scenes."""
+        thing: list[Tensor] = []
+        letter: list[Tensor] = []
+        found: list[Tensor] = []
+        size = self.config.batch_size
+        for first in range(0, 256, size):
+            scenes = [make_scene("val", index) for index in range(first, first + size)]
+            pixels, labels, ids = self._tensors(scenes, [captions(scene)[0] for scene in scenes])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+                dense, images, texts = self._forward(pixels, ids)
+            right = dense.argmax(-1) == labels
+            first_letter = len(CLASSES) - len(LETTERS)
+            thing.append(right[(labels >= len(COLOURS)) & (labels < first_letter)])
+            letter.append(right[labels >= first_letter])
+            scores = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+            found.append(scores.argmax(1) == torch.arange(size))
+        share = [100.0 * torch.cat(part).float().mean().item() for part in (thing, letter, found)]
+        return dict(zip(("thing_patches", "letter_patches", f"recall_1_of_{size}"), share, strict=True))
+
+    def save(self, folder: Path) -> None:
+        """The whole CLIP (a retrieval rival too) as a transformers folder, with its tokenizer and preprocessing."""
+        self.tower.clip.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        image_processor(self.image).save_pretrained(folder)
+
+
+def image_processor(size: int) -> CLIPImageProcessorPil:
+    """Preprocessing of CLIP at a small size."""
+    square = {"height": size, "width": size}
+    return CLIPImageProcessorPil(
+        size=square, crop_size=square, image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD), do_center_crop=False
+    )
