@@ -5,8 +5,6 @@ to `metrics.jsonl`, one object a line.
 """
 
 import json
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fwd2bot.errors import Fwd2BotError
+from fwd2bot.provenance import provenance
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.optimizers import (
     build_optimizers,
@@ -157,15 +156,3 @@ def _log(config: TrainConfig, figures: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
     words = " ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
     print(f"step {line['step']}/{config.steps} {words}", file=sys.stderr, flush=True)
-
-
-def provenance() -> dict[str, str]:
-    """Commit, command and machine, for results and cards."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return {"commit": commit, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": machine}

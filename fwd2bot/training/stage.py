@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from fwd2bot.data.world import Scene, render
@@ -61,11 +63,19 @@ class Stage(ABC):
 
 
 def scene_pixels(scenes: Iterable[Scene], size: int) -> Tensor:
-    """Pictures as the model's own preprocessing gives them for this size: (B, 3, size, size)."""
-    pictures = torch.from_numpy(np.stack([render(scene, size=size) for scene in scenes]))
-    pixels = pictures.permute(0, 3, 1, 2).float() / 255.0
+    """Pictures as the model's own preprocessing gives them: (B, 3, size, size).
+
+    Every other one is drawn twice as large and scaled down, since pictures from a disk are larger than the input.
+    """
+    drawn = [render(scene, size=size) if scene.index % 2 else _scaled_down(scene, size) for scene in scenes]
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255.0
     mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
     return ((pixels - mean) / std).contiguous()
+
+
+def _scaled_down(scene: Scene, size: int) -> NDArray[np.uint8]:
+    large = Image.fromarray(render(scene, size=2 * size))
+    return np.asarray(large.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def pad_to(rows: list[list[int]], length: int, value: int) -> Tensor:

@@ -7,7 +7,7 @@ stand at some places in training, validation and test (`held_out`); every scene 
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fwd2bot.data.world.sprites import LETTERS, object_names
 from fwd2bot.errors import InputError
@@ -139,3 +139,30 @@ def make_scene(split: str, index: int, *, max_things: int = MAX_THINGS) -> Scene
         if split == "composition" or _belongs(key) == split:
             seed = rng.getrandbits(31)
             return Scene(split=split, index=index, colour=colour, pattern=pattern, seed=seed, things=things)
+
+
+def near_duplicate(scene: Scene) -> Scene:
+    """The scene with one thing changed: another thing there, the thing elsewhere, its other size, or another colour.
+
+    It belongs to no split; use it beside its original only (a gallery that is hard to search).
+    """
+    rng = random.Random(f"near {scene.split} {scene.index}")
+    victim = rng.randrange(len(scene.things))
+    old = scene.things[victim]
+    change = rng.choice(("name", "place", "size", "colour") if old.name != SIGN else ("text", "place", "colour"))
+    if change == "colour":
+        colour = rng.choice([colour for colour in COLOURS if colour != scene.colour])
+        return replace(scene, index=-1 - scene.index, colour=colour)
+    if change == "name":
+        new = replace(old, name=rng.choice([name for name in object_names() if scene.count(name) == 0]))
+    elif change == "place":
+        place = rng.choice([place for place in range(9) if scene.at(place) is None])
+        new = replace(_thing(rng, old.name, place), text=old.text)
+    elif change == "size":
+        new = _thing(rng, old.name, old.place)
+        while new.size == old.size:
+            new = _thing(rng, old.name, old.place)
+    else:
+        new = replace(old, text="".join(rng.sample(LETTERS, 2)))
+    things = [*scene.things[:victim], *scene.things[victim + 1 :], new]
+    return replace(scene, index=-1 - scene.index, things=tuple(sorted(things, key=lambda thing: thing.place)))

@@ -1,0 +1,1 @@
+"""Figures: answers and retrieval on the generated world, with the baselines beside them."""

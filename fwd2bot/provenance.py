@@ -1,0 +1,20 @@
+"""Where a figure comes from: commit, command and machine."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+
+def provenance() -> dict[str, str]:
+    """Commit, command and machine, for results and cards."""
+    import torch
+
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return {"commit": commit, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": machine}
