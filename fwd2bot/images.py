@@ -31,7 +31,7 @@ MAX_PIXELS = 120_000_000  # a 108-megapixel telephone passes, a decompression bo
 MAX_BYTES = 1 << 30
 # No model here looks at more than this many pixels a side, so larger pictures are shrunk by a whole factor as they
 # are read: a folder of 12-megapixel photographs then needs a quarter of the memory and half of the time.
-ENOUGH = 1024
+ENOUGH = 768
 _LARGE = 24_000_000
 _one_large_at_a_time = threading.Semaphore(1)
 

@@ -168,7 +168,7 @@ class Store(ABC):
 
     @abstractmethod
     def tidy(self) -> None:
-        """Put what many small commits have left behind into order."""
+        """Delete what commits have left behind, such as rows that no name finds any more."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -188,8 +188,8 @@ class Store(ABC):
         """Raises StoreError where the rows were written by another model."""
         if fingerprint != self.header.fingerprint:
             raise StoreError(
-                f"the rows of {self.path} were written by {self.header.model} ({self.header.fingerprint[:12]}), and "
-                f"this is {model} ({fingerprint[:12]}): use the model that wrote them, "
+                f"the rows of {self.path} were written by {self.header.model} ({short(self.header.fingerprint)}), and "
+                f"this is {model} ({short(fingerprint)}): use the model that wrote them, "
                 "or compress the images with this one into a new store"
             )
 
@@ -275,6 +275,11 @@ class Store(ABC):
         for name, (key, path) in self.images().items():
             found[PurePosixPath(path).name].append((name, key, "/" + path.removeprefix("/")))
         return found
+
+
+def short(fingerprint: str) -> str:
+    """As much of a fingerprint as a person compares."""
+    return fingerprint.removeprefix("sha256:")[:12]
 
 
 def _at_least_top(scores: Floats, top: int) -> NDArray[np.intp]:

@@ -8,7 +8,7 @@ import datetime
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import lance
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fwd2bot.errors import Fwd2BotError, StoreError
 from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
@@ -24,6 +25,7 @@ from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
+_HEADER_FIGURES = ["model", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "width", "height"]
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
@@ -46,9 +48,9 @@ def open_store(path: Path) -> "LanceStore":
         if is_new(path):
             raise StoreError(f"{path} was begun and never finished: run `fwd2bot compress PHOTOS --store {path}` again")
         if not path.is_dir():
-            raise StoreError(f"{path} is a file, not a store: give the folder that `fwd2bot compress` made")
+            raise StoreError(f"{path} is a file, not a store: give the folder of a store, or a new one")
         if not (path / "_versions").is_dir():
-            raise StoreError(f"{path} is a folder but not a store: give the folder that `fwd2bot compress` made")
+            raise StoreError(f"{path} is a folder but not a store: give the folder of a store, or a new one")
         dataset = lance.dataset(_uri(path))
         text = (dataset.schema.metadata or {}).get(HEADER_KEY)
         if text is None:
@@ -90,8 +92,7 @@ class LanceStore(Store):
         self._depth = 0
 
     def __len__(self) -> int:
-        with _translated(self.path, "read"):
-            return int(self._dataset.count_rows())
+        return sum(1 for entry in self._index().values() if entry.names)
 
     def images(self) -> dict[str, tuple[str, str]]:
         index = self._index()
@@ -101,20 +102,16 @@ class LanceStore(Store):
 
     def info(self) -> StoreInfo:
         with _translated(self.path, "read"):
-            table = self._dataset.to_table(columns=["names", "file_bytes"])
+            table = self._dataset.to_table(columns=["names", "file_bytes"]).combine_chunks()
+            names = np.diff(_offsets(table["names"]))
+            header = {name: getattr(self.header, name) for name in _HEADER_FIGURES}
             return StoreInfo(
                 path=str(self.path),
-                rows=table.num_rows,
-                names=sum(len(chunk.flatten()) for chunk in table["names"].chunks),
-                num_tokens=self.header.num_tokens,
-                width=self.header.width,
-                quantisation=self.header.quantisation,
-                bytes_per_row=self.header.bytes_per_row,
+                rows=int((names > 0).sum()),
+                names=int(names.sum()),
                 disk_bytes=sum(part.stat().st_size for part in self.path.rglob("*") if part.is_file()),
-                image_bytes=int(table["file_bytes"].to_numpy().sum()),
-                model=self.header.model,
-                fingerprint=self.header.fingerprint,
-                format=self.header.format,
+                image_bytes=int(table["file_bytes"].to_numpy()[names > 0].sum()),
+                **header,
             )
 
     @contextmanager
@@ -134,20 +131,24 @@ class LanceStore(Store):
         for row in rows:
             self._check_row(row)
         with self.writing(), _translated(self.path, "written"):
+            self._refresh()  # an interrupt may have come between a commit and its being noted here
             new, renamed = self._changes(rows)
             if renamed:
                 table = pa.concat_tables([self._table(new), self._renamed(renamed)])
                 merge = self._dataset.merge_insert("hash")
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
-                self._dataset.delete("array_length(names) = 0")  # dying before this leaves a row that no name finds
                 self._forget()
             elif new:
+                first = int(self._dataset.count_rows())
                 self._dataset = lance.write_dataset(self._table(new), self._dataset, mode="append")
-                self._remember({row.hash: names for row, names in new})
+                self._remember(((row.hash, names) for row, names in new), first)
 
     def tidy(self) -> None:
-        """Delete what no version needs: old lists of files, and files of writers that died. Only a writer may."""
         with self.writing(), _translated(self.path, "written"):
+            if any(not entry.names for entry in self._index().values()):
+                self._dataset.delete("array_length(names) = 0")
+                self._forget()
+            # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
@@ -191,13 +192,14 @@ class LanceStore(Store):
                 table = self._dataset.to_table(columns=["hash", "names", "paths"])
                 columns = (table[name].to_pylist() for name in ("hash", "names", "paths"))
             self._entries, self._owners = {}, {}
-            self._remember({key.hex(): dict(zip(*pair, strict=True)) for key, *pair in zip(*columns, strict=True)})
+            rows = ((key.hex(), dict(zip(*pair, strict=True))) for key, *pair in zip(*columns, strict=True))
+            self._remember(rows, first=0)
         return self._entries
 
-    def _remember(self, rows: dict[str, dict[str, str]]) -> None:
+    def _remember(self, rows: Iterable[tuple[str, dict[str, str]]], first: int) -> None:
         entries = self._index()
-        for key, names in rows.items():
-            entries[key] = _Entry(len(entries), names)
+        for offset, (key, names) in enumerate(rows, start=first):
+            entries[key] = _Entry(offset, names)
             self._owners.update(dict.fromkeys(names, key))
         self._sorted = None
         self.__dict__.pop("_by_last_part", None)
@@ -290,6 +292,11 @@ def _schema(header: Header) -> pa.Schema:
         ("time", pa.int64()),  # seconds since 1970
     ]
     return pa.schema(fields, metadata={HEADER_KEY: header.to_json().encode()})
+
+
+def _offsets(lists: Any) -> NDArray[np.int64]:
+    """Where each list of a column in one piece begins, and the last ends; [0] of an empty column."""
+    return np.concatenate([chunk.offsets.to_numpy() for chunk in lists.chunks] or [np.zeros(1)]).astype(np.int64)
 
 
 def _uri(path: Path) -> str:

@@ -1,0 +1,170 @@
+"""Pictures on their way into a store: read ahead by threads, compressed in batches, committed from time to time."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fwd2bot.errors import ImageError
+from fwd2bot.images import Picture, content_hash, decode, longer_name, read_bytes
+from fwd2bot.store import Row, Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fwd2bot.engine import Model
+
+COMMIT_ROWS = 256
+COMMIT_SECONDS = 30.0
+
+
+@dataclass(kw_only=True)
+class CompressReport:
+    """What became of the pictures; `failed` holds (name, reason)."""
+
+    store: str
+    added: int = 0
+    present: int = 0  # were there already, under this name
+    named: int = 0  # the same content is there under another name: both names answer
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.added + self.present + self.named + len(self.failed)
+
+
+class Ingest:
+    """Pictures on their way into the store: waiting for the model, then for the next commit."""
+
+    def __init__(self, model: "Model", store: Store, batch_size: int) -> None:
+        self.model, self.store, self.batch_size = model, store, batch_size
+        self.report = CompressReport(store=str(store.path))
+        self.waiting: list[tuple[Row, Image.Image]] = []
+        self.known = {key for key, _ in store.images().values()}  # contents, also of what waits
+        self._rows: list[Row] = []  # with tokens
+        self._names: list[Row] = []  # other names for contents
+        self._owners = dict(store.images())
+        self._committed = time.monotonic()
+
+    def take(self, name: str, path: Path, read: "ReadFile") -> None:
+        if read.error is not None:
+            self.report.failed.append((name, read.error))
+            return
+        name = self._free_name(name, path, read.hash)
+        there = self._owners.get(name)
+        self._owners[name] = (read.hash, str(path))
+        if there == (read.hash, str(path)):
+            self.report.present += 1
+        elif read.hash in self.known:
+            self._names.append(Row(name=name, hash=read.hash, path=str(path)))
+            self.report.named += there is None or there[0] != read.hash
+            self.report.present += there is not None and there[0] == read.hash  # moved with its folder
+        else:
+            self._wait(name, path, read)
+        if len(self._rows) + len(self._names) >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Everything that was taken is in the store afterwards."""
+        self._compress()
+        rows = [*self._rows, *self._names]
+        if rows:
+            self.store.add(rows)
+            self._rows, self._names = [], []
+        self._committed = time.monotonic()
+
+    def abandon(self) -> None:
+        """What was compressed is in the store afterwards; what was only taken is dropped."""
+        self.known -= {row.hash for row, _ in self.waiting}
+        self._names = [row for row in self._names if row.hash in self.known]
+        self.waiting.clear()
+        self.commit()
+
+    def _wait(self, name: str, path: Path, read: "ReadFile") -> None:
+        picture = read.picture
+        assert picture is not None, "contents that are not known come with their picture"
+        self.known.add(read.hash)
+        row = Row(
+            name=name,
+            hash=read.hash,
+            path=str(path),
+            file_bytes=picture.file_bytes,
+            width=picture.width,
+            height=picture.height,
+            fingerprint=self.model.fingerprint,
+        )
+        self.waiting.append((row, picture.image))
+        if len(self.waiting) >= self.batch_size:
+            self._compress()
+
+    def _compress(self) -> None:
+        if not self.waiting:
+            return
+        images = [image for _, image in self.waiting]
+        tokens = self.model.compress(images, num_tokens=self.store.header.num_tokens)
+        vectors = as_array(self.model.embed(tokens))
+        for (row, _), row_tokens, vector in zip(self.waiting, as_array(tokens), vectors, strict=True):
+            self._rows.append(Row(**{**vars(row), "tokens": row_tokens, "vector": vector}))
+        self.report.added += len(self.waiting)
+        self.waiting.clear()
+
+    def _free_name(self, name: str, path: Path, key: str) -> str:
+        """The name, unless another picture of another folder has it: then with more of its own folders before it."""
+        while True:
+            there = self._owners.get(name)
+            longer = longer_name(name, path)
+            if there is None or there[0] == key or there[1] == str(path) or longer == name:
+                return name
+            name = longer
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._committed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadFile:
+    """A file that was read. No picture: its content is known already. An error: it could not be read."""
+
+    hash: str = ""
+    picture: Picture | None = None
+    error: str | None = None
+
+
+def read_ahead(found: Sequence[tuple[str, Path]], known: set[str], ahead: int) -> Iterator[tuple[str, Path, ReadFile]]:
+    """Files in order, read and decoded by a few threads, at most `ahead` before they are asked for."""
+
+    def read(path: Path) -> ReadFile:
+        try:
+            content = read_bytes(path)
+            key = content_hash(content)
+            return ReadFile(hash=key, picture=None if key in known else decode(content, str(path)))
+        except ImageError as error:
+            return ReadFile(error=str(error))
+
+    running: deque[tuple[str, Path, Future[ReadFile]]] = deque()
+    pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+    try:
+        for name, path in found:
+            running.append((name, path, pool.submit(read, path)))
+            if len(running) > ahead:
+                name, path, future = running.popleft()
+                yield name, path, future.result()
+        for name, path, future in running:
+            yield name, path, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def as_array(tensor: "Tensor") -> NDArray[np.float32]:
+    """A tensor of any device and dtype as float32 in numpy."""
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
