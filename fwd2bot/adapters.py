@@ -41,11 +41,6 @@ def stage(name: str | None) -> Iterator[None]:
         _current.stage = previous
 
 
-def current_stage() -> str | None:
-    """The stage of the innermost `with stage(...)` of this thread."""
-    return _current.stage
-
-
 def recompute_in_stage(name: str | None) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The pair that torch.utils.checkpoint's `context_fn` wants: backward recomputes in the stage of the forward.
 
@@ -88,7 +83,8 @@ class StageLinear(nn.Linear):
         adapter = self.routes.get(_current.stage) if _current.stage is not None else None
         if adapter is None:
             return outputs
-        return outputs + self.lora[adapter](inputs)
+        change: Tensor = self.lora[adapter](inputs)
+        return outputs + change
 
 
 def attach(root: nn.Module, below: str, routes: Mapping[str, str], rank: int, alpha: float) -> None:

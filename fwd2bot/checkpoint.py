@@ -66,7 +66,7 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | t
 
 
 def fingerprint(folder: Path) -> str:
-    """"sha256:..." over all that makes a row: base, adapters, own parameters, tokenizer, preprocessing, settings.
+    """A tagged hash, "sha256:...", over all that makes a row: weights, tokenizer, preprocessing, settings.
 
     Costs one reading of the files. Weights in another dtype are other weights.
     """

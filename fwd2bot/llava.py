@@ -20,13 +20,16 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
-from fwd2bot import adapters
+from fwd2bot import adapters, attention
 from fwd2bot.errors import ModelError
 
 LANGUAGE_LAYERS = "model.language_model.layers"
 VISION_LAYERS = "model.vision_tower.encoder.layers"
-PARTS = {"vision": ("model.vision_tower",), "projector": ("model.multi_modal_projector",)}
-PARTS["language"] = ("model.language_model", "lm_head")
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision": ("model.vision_tower",),
+    "projector": ("model.multi_modal_projector",),
+    "language": ("model.language_model", "lm_head"),
+}
 
 
 class Llava(nn.Module):
@@ -39,14 +42,15 @@ class Llava(nn.Module):
         image_processor: CLIPImageProcessorPil,
     ) -> None:
         super().__init__()
+        network.set_attn_implementation(attention.register())
         self.network: Any = network
         self.tokenizer: Any = tokenizer
         self.image_processor: Any = image_processor
         self.gradient_checkpointing = False
-        self._run_layers: Callable[..., Tensor] = self._run_layers_eagerly
-        self._run_tower: Callable[..., Tensor] = self._run_tower_eagerly
-        layer = network.config.vision_feature_layer
-        if not isinstance(layer, int) or network.config.vision_config.model_type != "clip_vision_model":
+        self._run_layer: Callable[..., Tensor] = _run_layer
+        self._run_block: Callable[..., Tensor] = _run_block
+        config: Any = network.config
+        if not isinstance(config.vision_feature_layer, int) or config.vision_config.model_type != "clip_vision_model":
             raise ModelError("This LLaVA has no CLIP tower that is read at one layer; take a LLaVA-1.5 model.")
 
     @classmethod
@@ -54,14 +58,15 @@ class Llava(nn.Module):
         """Loads a folder in the transformers layout, or a hub id. Raises ModelError when it is not a LLaVA."""
         disable_progress_bar()
         try:
-            network, report = LlavaForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
             image_processor = CLIPImageProcessorPil.from_pretrained(name)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model in the transformers layout: {reason}") from error
+            raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model of transformers: {reason}") from error
+        network, report = loaded
         if report["missing_keys"]:
             raise ModelError(f"{name} lacks weights of a LLaVA, such as {sorted(report['missing_keys'])[0]}.")
         return cls(network, tokenizer, image_processor).eval()
@@ -126,10 +131,13 @@ class Llava(nn.Module):
         adapted = {id(parameter) for parameter in adapters.adapter_parameters(self.network).values()}
         return [p for module in modules for p in module.parameters() if id(p) not in adapted]
 
-    def compile(self, **options: Any) -> None:  # type: ignore[override]
-        """torch.compile for the tower and for the decoder layers, in every stage; shapes stay dynamic."""
-        self._run_layers = torch.compile(self._run_layers_eagerly, **options)
-        self._run_tower = torch.compile(self._run_tower_eagerly, **options)
+    def compile(self, **options: Any) -> None:
+        """torch.compile for a layer of the tower and one of the language model; all layers share the code.
+
+        `generate` stays as it is. Options are torch.compile's.
+        """
+        self._run_layer = torch.compile(_run_layer, **{"dynamic": True, **options})
+        self._run_block = torch.compile(_run_block, **options)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures -> (B, 3, H, W), resized and normalised as the model's own preprocessing says."""
@@ -143,7 +151,7 @@ class Llava(nn.Module):
         given: (B, K, D).
         """
         with adapters.stage(stage):
-            features = self._run_tower(pixels.to(self.dtype), appended)
+            features = self._tower(pixels.to(self.dtype), appended)
         if appended is not None:
             features = features[:, -len(appended) :]
         elif self.network.config.vision_feature_select_strategy == "default":
@@ -179,6 +187,7 @@ class Llava(nn.Module):
         """
         if positions is None:
             positions = count_positions(mask) if mask is not None else _range(embeddings)
+        positions = positions.expand(len(embeddings), -1)
         allowed = None if mask is None else allowed_pairs(mask, bidirectional)
         hidden = self._forward(embeddings, positions, allowed, stage, bidirectional=bidirectional)
         return self._final_norm(hidden) if tokens == "final_norm" else hidden
@@ -253,50 +262,57 @@ class Llava(nn.Module):
         cache: "_Cache | None" = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D) before the final norm."""
-        cos, sin = self.network.model.language_model.rotary_emb(embeddings, positions)
-        run_layers = self._run_layers if cache is None else self._run_layers_eagerly
-        with adapters.stage(stage):
-            return run_layers(embeddings, cos, sin, allowed, bidirectional, cache)
-
-    def _run_layers_eagerly(
-        self,
-        hidden: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        allowed: Tensor | None,
-        bidirectional: bool,
-        cache: "_Cache | None",
-    ) -> Tensor:
+        configured = self.network.config.text_config._attn_implementation
+        assert configured == attention.NAME, f"{configured} attention is not causal without a mask; leave ours in place"
+        rope = self.network.model.language_model.rotary_emb(embeddings, positions)
         # Without a mask the attention is causal by itself; only the bidirectional pass must say that it is not.
         options: dict[str, Any] = {"is_causal": False} if bidirectional else {}
-        for layer in self.network.model.language_model.layers:
-            call = partial(
-                layer,
-                attention_mask=allowed,
-                position_embeddings=(cos, sin),
-                past_key_values=cache,
-                **options,
-            )
-            if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
-                contexts = partial(adapters.recompute_in_stage, adapters.current_stage())
-                hidden = checkpoint(call, hidden, use_reentrant=False, context_fn=contexts)
-            else:
-                hidden = call(hidden)
+        run_layer = self._run_layer if cache is None else _run_layer
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        hidden = embeddings
+        with adapters.stage(stage):
+            for layer in self.network.model.language_model.layers:
+                call = partial(run_layer, layer, allowed=allowed, rope=rope, cache=cache, options=options)
+                if recompute:
+                    contexts = partial(adapters.recompute_in_stage, stage)
+                    recomputed: Tensor = checkpoint(call, hidden, use_reentrant=False, context_fn=contexts)
+                    hidden = recomputed
+                else:
+                    hidden = call(hidden)
         return hidden
 
-    def _run_tower_eagerly(self, pixels: Tensor, appended: Tensor | None) -> Tensor:
+    def _tower(self, pixels: Tensor, appended: Tensor | None) -> Tensor:
         tower = self.network.model.vision_tower
-        hidden = tower.embeddings(pixels)
+        hidden: Tensor = tower.embeddings(pixels)
         if appended is not None:
             hidden = torch.cat([hidden, appended.to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
         hidden = tower.pre_layrnorm(hidden)
         for block in tower.encoder.layers[: self.num_tower_layers]:
-            hidden = block(hidden, None)
+            hidden = self._run_block(block, hidden)
         return hidden
 
     def _final_norm(self, hidden: Tensor) -> Tensor:
         normed: Tensor = self.network.model.language_model.norm(hidden)
         return normed
+
+
+def _run_layer(
+    layer: nn.Module,
+    hidden: Tensor,
+    allowed: Tensor | None,
+    rope: tuple[Tensor, Tensor],
+    cache: "_Cache | None",
+    options: dict[str, Any],
+) -> Tensor:
+    """One layer of the language model. A function of its own, because it is what torch.compile compiles."""
+    outputs: Tensor = layer(hidden, attention_mask=allowed, position_embeddings=rope, past_key_values=cache, **options)
+    return outputs
+
+
+def _run_block(block: nn.Module, hidden: Tensor) -> Tensor:
+    """One layer of the tower."""
+    outputs: Tensor = block(hidden, None)
+    return outputs
 
 
 class _Cache:

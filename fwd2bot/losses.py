@@ -20,9 +20,10 @@ def autoregressive_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of -log p(label) over the labels that are not `IGNORED`; logits (N, C) already stand beside their labels."""
+    """Mean of -log p(label) over the labels that are not `IGNORED`; logits (N, C) stand beside their labels."""
     counted = (labels != IGNORED).sum().clamp(min=1)
-    return F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels, reduction="sum") / counted
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, reduction="sum") / counted
 
 
 def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperature: float) -> Tensor:

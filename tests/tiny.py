@@ -2,8 +2,13 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fwd2bot.compressors.base import Compressor, CompressorConfig
@@ -52,7 +57,7 @@ def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
     )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, image_seq_length=16)
     config.dtype = dtype
-    network = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    network = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     return Llava(network, tokenizer, processor).eval()
 

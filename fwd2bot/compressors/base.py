@@ -4,8 +4,8 @@ Shapes: B images, N conversations, T text, V visual tokens, K summary tokens, D 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class CompressorConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if self.token_counts[0] < 1 or self.token_counts[-1] != self.num_tokens:
             counts = ", ".join(map(str, self.token_counts))
-            raise InputError(f"token_counts ({counts}) must lie between 1 and num_tokens ({self.num_tokens}), included.")
+            raise InputError(f"token_counts ({counts}) must end with num_tokens ({self.num_tokens}), from 1 up.")
         if self.attention == "bidirectional" and len(self.token_counts) > 1:
             raise InputError("Bidirectional attention gives one number of tokens only; leave token_counts empty.")
         template_named(self.template)
@@ -76,7 +76,7 @@ class CompressorConfig:
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
-                raise InputError(f"{name!r} is no setting of a compressor; the settings are {', '.join(sorted(known))}.")
+                raise InputError(f"{name!r} is no setting of a compressor; those are {', '.join(sorted(known))}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,18 +87,19 @@ class CompressorConfig:
 class AnswerBatch:
     """N conversations for pass 2, padded on the right.
 
-    ids, labels (N, T); mask (N, T): False at padding; image_position: where the image's rows go in (None: text alone); image_index (N,): which row of
-    the tokens each conversation is about (None: conversation n is about row n).
+    ids, labels (N, T); image_position: where the image's rows go in (None: text alone); image_index (N,): which row of
+    the tokens each conversation is about (None: conversation n is about row n); mask (N, T): False at padding, which
+    only `generate` must know (None: nothing is padded).
     """
 
     ids: Tensor
     labels: Tensor
-    mask: Tensor
     image_position: int | None = None
     image_index: Tensor | None = None
+    mask: Tensor | None = None
 
     @classmethod
-    def collate(cls, encoded: Sequence[Encoded], pad_id: int, image_index: Sequence[int] | None = None) -> "AnswerBatch":
+    def collate(cls, encoded: Sequence[Encoded], pad_id: int, image_index: Sequence[int] | None = None) -> Self:
         """Pads conversations of one template; they have an image all or none."""
         (image_position,) = {one.image_position for one in encoded}
         length = max(len(one.ids) for one in encoded)
@@ -106,12 +107,15 @@ class AnswerBatch:
         labels = torch.tensor([one.labels + [IGNORED] * (length - len(one.labels)) for one in encoded])
         mask = torch.arange(length) < torch.tensor([[len(one.ids)] for one in encoded])
         index = None if image_index is None else torch.tensor(image_index)
-        return cls(ids, labels, mask, image_position, index)
+        return cls(ids, labels, image_position, index, mask)
 
-    def to(self, device: torch.device | str) -> "AnswerBatch":
-        index = None if self.image_index is None else self.image_index.to(device, non_blocking=True)
-        ids, labels, mask = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.mask))
-        return AnswerBatch(ids, labels, mask, self.image_position, index)
+    def to(self, device: torch.device | str) -> Self:
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 class Compressor(nn.Module):
@@ -136,7 +140,7 @@ class Compressor(nn.Module):
         """Which adapter each of these stages uses."""
         if self.config.adapters == "stage":
             return {stage: stage for stage in stages}
-        return {stage: "shared" for stage in stages} if self.config.adapters == "single" else {}
+        return dict.fromkeys(stages, "shared") if self.config.adapters == "single" else {}
 
     @property
     def num_tokens(self) -> int:
@@ -186,7 +190,7 @@ class Compressor(nn.Module):
     ) -> list[list[int]]:
         """Greedy answers, as token ids, to N prompts. `keep` (K,) hides the other summary tokens (Fig. 6)."""
         rows = self._rows(tokens, prompts)
-        real = prompts.mask
+        real = torch.ones_like(prompts.ids, dtype=torch.bool) if prompts.mask is None else prompts.mask
         position, count = prompts.image_position, rows.shape[1] - prompts.ids.shape[1]
         shown = real.new_ones(len(real), count)
         mask = torch.cat([real[:, :position], shown, real[:, position:]], dim=1) if position is not None else real

@@ -7,6 +7,7 @@ Shapes: B rows, N content tokens, K summary tokens, D width.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Fwd2BotCompressor(Compressor):
     """K outputs of the language model stand for the picture; with causal attention the first k are those of k."""
 
     embeds_text = True
-    stages = (COMPRESS, GENERATE)
+    stages: ClassVar[tuple[str, ...]] = (COMPRESS, GENERATE)
     text_stage = COMPRESS
 
     def __init__(self, llava: Llava, config: CompressorConfig) -> None:
@@ -48,7 +49,8 @@ class Fwd2BotCompressor(Compressor):
         """One pass over [BOS; content; prompt; summary embeddings]; `mask` (B, N) is False at padded content."""
         count = self.chosen_count(num_tokens)
         before = self._embedded(self._ids(""), content)  # (B, 1, D): BOS
-        after = torch.cat([self._embedded(prompt, content), self._repeated(self.summary_embeddings[:count], content)], 1)
+        summary_embeddings = self._repeated(self.summary_embeddings[:count], content)  # (B, K, D)
+        after = torch.cat([self._embedded(prompt, content), summary_embeddings], dim=1)
         rows = torch.cat([before, content, after], dim=1)  # (B, 1 + N + prompt + K, D)
         if mask is not None:
             ones = mask.new_ones
@@ -85,12 +87,14 @@ class Fwd2BotCompressor(Compressor):
         return ids
 
     def _embedded(self, ids: list[int], like: Tensor) -> Tensor:
+        """n ids -> (B, n, D)."""
         return self._repeated(self.llava.embed(torch.tensor(ids, device=like.device, dtype=torch.long)), like)
 
     @staticmethod
     def _repeated(rows: Tensor, like: Tensor) -> Tensor:
         """(n, D) -> (B, n, D)."""
-        return rows.to(like.dtype).expand(len(like), -1, -1)
+        repeated: Tensor = rows.to(like.dtype).expand(len(like), -1, -1)
+        return repeated
 
 
 def initial_summary_embeddings(llava: Llava, config: CompressorConfig) -> Tensor:
@@ -98,7 +102,7 @@ def initial_summary_embeddings(llava: Llava, config: CompressorConfig) -> Tensor
 
     Source of "eos": AutoCompressors.
     """
-    vocabulary = llava.network.get_input_embeddings().weight.detach().float()
+    vocabulary: Tensor = llava.network.get_input_embeddings().weight.detach().float()
     if config.initial_embeddings == "eos":
         return vocabulary[llava.tokenizer.eos_token_id].expand(config.num_tokens, -1).clone()
     return torch.randn(config.num_tokens, llava.width, device=vocabulary.device) * vocabulary.std()

@@ -47,6 +47,7 @@ TEMPLATES = {
 """vicuna_v1 is LLaVA-1.5's own; short is the same without its opening sentence, plain has
 no words of its own: both for small models."""
 
+
 class Encoded(NamedTuple):
     """Token ids, labels (`IGNORED` but on answers and their closing token), and where the image's rows go in.
 
@@ -82,7 +83,7 @@ def encode_conversation(
             answers.append((start, len(text)))
     first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     if has_image:
-        first += tokenizer(template.before_image, add_special_tokens=False)["input_ids"] if template.before_image else []
+        first += _tokenize(tokenizer, template.before_image)[0]
         text, shift = template.after_image + text, len(template.after_image)
     else:
         text, shift = template.before_image + text, len(template.before_image)
