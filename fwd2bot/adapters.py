@@ -60,6 +60,10 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
+    def product(self) -> Tensor:
+        """What the adapter adds to the weight: (out, in)."""
+        return self.up @ self.down * self.scale
+
     def forward(self, inputs: Tensor) -> Tensor:
         low = F.linear(inputs, self.down.to(inputs.dtype)) * self.scale
         return F.linear(low, self.up.to(low.dtype))
@@ -77,14 +81,21 @@ class StageLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.routes = dict(routes)
         self.lora = nn.ModuleDict({name: LowRank(linear, rank, alpha) for name in dict.fromkeys(routes.values())})
+        self.folded: dict[str | None, Tensor] = {}
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if self.folded:
+            return F.linear(inputs, self.folded.get(_current.stage, self.weight), self.bias)
         outputs = F.linear(inputs, self.weight, self.bias)
         adapter = self.routes.get(_current.stage) if _current.stage is not None else None
         if adapter is None:
             return outputs
         change: Tensor = self.lora[adapter](inputs)
         return outputs + change
+
+    def low_ranks(self) -> dict[str, LowRank]:
+        """The adapters by name."""
+        return {name: module for name, module in self.lora.items() if isinstance(module, LowRank)}
 
 
 def attach(root: nn.Module, below: str, routes: Mapping[str, str], rank: int, alpha: float) -> None:
@@ -97,6 +108,18 @@ def attach(root: nn.Module, below: str, routes: Mapping[str, str], rank: int, al
         linear = parent.get_submodule(path)
         assert isinstance(linear, nn.Linear)
         parent.set_submodule(path, StageLinear(linear, routes, rank, alpha))
+
+
+@torch.no_grad()
+def fold(root: nn.Module) -> None:
+    """For inference: a copy of every adapted weight with the adapter added, for each stage.
+
+    Faster by two products a layer, at the price of the copies. The adapters themselves stay, but are not used.
+    """
+    for module in root.modules():
+        if isinstance(module, StageLinear):
+            sums = {name: module.weight + low_rank.product() for name, low_rank in module.low_ranks().items()}
+            module.folded = {stage: sums[name] for stage, name in module.routes.items()}
 
 
 def adapter_names(root: nn.Module) -> list[str]:
@@ -171,9 +194,7 @@ def _layers_with(root: nn.Module, name: str) -> dict[str, LowRank]:
     found: dict[str, LowRank] = {}
     for path, module in root.named_modules():
         if isinstance(module, StageLinear) and name in module.lora:
-            low_rank = module.lora[name]
-            assert isinstance(low_rank, LowRank)
-            found[path] = low_rank
+            found[path] = module.low_ranks()[name]
     assert found, f"no layer carries an adapter {name!r}"
     return found
 

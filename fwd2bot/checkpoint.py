@@ -79,6 +79,11 @@ def fingerprint(folder: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model folder and of its base."""
+    return [path for path in _hashed_files(folder, _read_config(folder)[1]) if path.suffix == ".safetensors"]
+
+
 def find_on_hub(name: str) -> Path:
     """Downloads a model's files from the hub and gives their folder. Raises ModelError when that fails."""
     from huggingface_hub import snapshot_download

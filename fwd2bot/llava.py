@@ -141,7 +141,9 @@ class Llava(nn.Module):
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures -> (B, 3, H, W), resized and normalised as the model's own preprocessing says."""
-        pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        shown = [_within_reason(image.convert("RGB")) for image in images]
+        inputs = self.image_processor(shown, return_tensors="pt", input_data_format="channels_last")
+        pixels: Tensor = inputs["pixel_values"]
         return pixels.to(self.device, self.dtype)
 
     def visual_tokens(self, pixels: Tensor, appended: Tensor | None = None, stage: str | None = None) -> Tensor:
@@ -351,6 +353,16 @@ def allowed_pairs(mask: Tensor, bidirectional: bool = False) -> Tensor:
     causal = pairs if bidirectional else pairs.tril()
     own = torch.eye(length, dtype=torch.bool, device=mask.device)
     return ((causal & mask[:, None, :]) | own)[:, None]
+
+
+def _within_reason(image: Image.Image) -> Image.Image:
+    """The centre of a very long picture: its shorter side is scaled up to the model's, and the ends are cut off."""
+    width, height = image.size
+    side = 4 * min(width, height)
+    if max(width, height) <= side:
+        return image
+    left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
+    return image.crop((left, top, left + min(width, side), top + min(height, side)))
 
 
 def _range(embeddings: Tensor) -> Tensor:

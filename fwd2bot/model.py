@@ -1,0 +1,236 @@
+"""What a user loads: pictures to tokens, tokens to answers and captions, texts and tokens to vectors.
+
+Shapes: B pictures, K summary tokens, D width.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from fwd2bot import adapters, checkpoint
+from fwd2bot.compressors.base import AnswerBatch, Compressor
+from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
+from fwd2bot.errors import InputError, ModelError
+from fwd2bot.images import read_image
+from fwd2bot.llava import Llava
+
+BUNDLED = Path(__file__).parent / "bundled"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALL = 1 << 30
+"""Bytes of weights below which a model runs in float32, with its adapters folded into copies of the weights."""
+
+
+class Fwd2Bot:
+    """A compressor in use: batched, sorted by length, without gradients. `load` makes one.
+
+    A batch of pictures, questions or texts of any size is cut into batches of `batch_size`.
+    """
+
+    def __init__(self, compressor: Compressor, *, name: str = "unsaved", folder: Path | None = None) -> None:
+        self.compressor = compressor
+        self.name = name
+        self.batch_size = 32
+        self._folder = folder
+        self._template = template_named(compressor.config.template)
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens a picture when none is named."""
+        return self.compressor.num_tokens
+
+    @property
+    def token_counts(self) -> tuple[int, ...]:
+        """The numbers of tokens that it offers, ascending."""
+        return self.compressor.token_counts
+
+    @property
+    def width(self) -> int:
+        """D, of a token and of a vector."""
+        return self.compressor.llava.width
+
+    @property
+    def storable(self) -> bool:
+        return self.compressor.storable
+
+    @property
+    def embeds_text(self) -> bool:
+        return self.compressor.embeds_text
+
+    @property
+    def cuttable(self) -> bool:
+        """The first k tokens of a row are what compress(num_tokens=k) gives."""
+        return self.compressor.cuttable
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files it was loaded from. Raises ModelError when there are none."""
+        if self._folder is None:
+            raise ModelError("This model is not saved, so it has no fingerprint; save and load it.")
+        return checkpoint.fingerprint(self._folder)
+
+    @torch.inference_mode()
+    def compress(
+        self,
+        images: Sequence[Image.Image | str | Path],
+        num_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
+    ) -> Tensor:
+        """B pictures or paths -> summary tokens (B, K, D).
+
+        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered.
+        """
+        if self.compressor.needs_question and questions is None:
+            raise InputError(f"{self.name} compresses for a question: give one for each picture.")
+        parts = [torch.empty(0, self.compressor.chosen_count(num_tokens), self.width, device=self._llava.device)]
+        for start in range(0, len(images), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
+            opened = [one if isinstance(one, Image.Image) else read_image(one) for one in images[chunk]]
+            asked = None if questions is None else questions[chunk]
+            parts.append(self.compressor.compress(self._llava.pixels(opened), asked, num_tokens))
+        return torch.cat([part.to(parts[-1].dtype) for part in parts])
+
+    def answer(
+        self,
+        tokens: Any,
+        questions: Sequence[str],
+        *,
+        keep: Sequence[bool] | None = None,
+        max_new_tokens: int = 64,
+    ) -> list[str]:
+        """One answer to each of B questions, question b about row b of the tokens (B, K, D).
+
+        `keep` (K) hides the other tokens, to see what each group of them holds.
+        Raises InputError for an empty question, one that does not fit the context, or a number unlike B.
+        """
+        rows = self._rows(tokens)
+        if len(rows) != len(questions):
+            raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
+        if keep is not None and len(keep) != rows.shape[1]:
+            raise InputError(f"keep has {len(keep)} values for {rows.shape[1]} tokens a picture; give one for each.")
+        prompts = [self._prompt(question, rows.shape[1] + max_new_tokens) for question in questions]
+        return self._generate(rows, prompts, keep, max_new_tokens)
+
+    def caption(self, tokens: Any, *, max_new_tokens: int = 64) -> list[str]:
+        """A description of each row of tokens (B, K, D), by the question that the model was trained on."""
+        question = self.compressor.config.caption_question
+        return self.answer(tokens, [question] * len(tokens), max_new_tokens=max_new_tokens)
+
+    @torch.inference_mode()
+    def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
+        """B texts, or tokens (B, K, D) -> vectors (B, D) of unit norm; their dot products are cosines.
+
+        Raises InputError for a text that is empty or too long, or when the model does not embed text.
+        """
+        if isinstance(inputs, str):
+            raise InputError("embed takes a list of texts; put the one text in a list.")
+        if len(inputs) and isinstance(inputs[0], str):
+            vectors = self._embed_texts(inputs, num_tokens)
+        else:
+            rows = self._rows(inputs)
+            chunks = rows.split(self.batch_size) if len(rows) else [rows]
+            vectors = torch.cat([self.compressor.embed_rows(chunk) for chunk in chunks])
+        return F.normalize(vectors.float(), dim=-1)
+
+    def _embed_texts(self, texts: Sequence[str], num_tokens: int | None) -> Tensor:
+        if not self.embeds_text:
+            raise InputError(f"{self.name} does not embed text, so it cannot search by words; take a fwd2bot model.")
+        if any(not text.strip() for text in texts):
+            raise InputError("A text to embed is empty; write what the picture shows.")
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        vectors = torch.empty(len(texts), self.width, device=self._llava.device)
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            tokens = self.compressor.compress_text([texts[index] for index in chunk], num_tokens)
+            vectors[chunk] = tokens.mean(dim=1).float()
+        return vectors
+
+    def _prompt(self, question: str, others: int) -> Encoded:
+        if not question.strip():
+            raise InputError("The question is empty; write one.")
+        encoded = encode_conversation(self._llava.tokenizer, self._template, [(question, None)], has_image=True)
+        room = self._llava.context - others
+        if len(encoded.ids) > room:
+            count = len(encoded.ids)
+            raise InputError(f"The question has {count} tokens, and this model has room for {room}; shorten it.")
+        return encoded
+
+    @torch.inference_mode()
+    def _generate(
+        self, rows: Tensor, prompts: list[Encoded], keep: Sequence[bool] | None, max_new_tokens: int
+    ) -> list[str]:
+        answers = [""] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+        pad = self._llava.tokenizer.pad_token_id or 0
+        kept = None if keep is None else torch.tensor(keep, device=rows.device)
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            batch = AnswerBatch.collate([prompts[index] for index in chunk], pad).to(rows.device)
+            ids = self.compressor.generate(rows[chunk], batch, max_new_tokens=max_new_tokens, keep=kept)
+            texts = self._llava.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for index, text in zip(chunk, texts, strict=True):
+                answers[index] = text.strip()
+        return answers
+
+    @property
+    def _llava(self) -> Llava:
+        return self.compressor.llava
+
+    def _rows(self, tokens: Any) -> Tensor:
+        """Tokens from memory or from a store, on the model's device and in its dtype."""
+        rows = torch.as_tensor(tokens)
+        if rows.ndim != 3 or rows.shape[2] != self.width:
+            shape = tuple(rows.shape)
+            raise InputError(f"Tokens have the shape (pictures, tokens, {self.width}) here, not {shape}.")
+        return rows.to(self._llava.device, self._llava.dtype)
+
+
+def load(name: str | Path, device: str | None = None, dtype: str | None = None) -> Fwd2Bot:
+    """A bundled model by its name, a model folder, or a hub id (owner/name), which alone is looked for on the net.
+
+    Device: a GPU if there is one. Dtype: float32 for small models, bfloat16 for large ones.
+    Raises InputError for an unknown device or dtype, ModelError when the model is not there or cannot be read.
+    """
+    folder = _find(name)
+    small = sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"{dtype!r} is no dtype here; the dtypes are {', '.join(DTYPES)}.")
+    chosen = DTYPES[dtype or ("float32" if small else "bfloat16")]
+    compressor = checkpoint.load_model(folder, chosen, _device(device))
+    if small and chosen == torch.float32:
+        adapters.fold(compressor)
+    return Fwd2Bot(compressor, name=Path(name).name if Path(name).is_dir() else str(name), folder=folder)
+
+
+def bundled_names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def _find(name: str | Path) -> Path:
+    text = str(name)
+    if text in bundled_names():
+        return BUNDLED / text
+    if Path(name).is_dir():
+        return Path(name)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", text):
+        return checkpoint.find_on_hub(text)
+    known = ", ".join(bundled_names()) or "none"
+    raise ModelError(f"There is no model {text!r}: give a folder, a hub id (owner/name), or a bundled one ({known}).")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device {name!r} cannot be used here; take cpu, or leave it out.") from error
+    return device
