@@ -61,9 +61,10 @@ def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], flat: Mappin
     for number, optimizer in enumerate(optimizers):
         whole = optimizer.state_dict()
         state: dict[int, dict[str, Tensor]] = {}
+        mine = f"optimizer.{number}."
         for key, value in flat.items():
-            kind, owner, index, name = key.split(".", 3)
-            if kind == "optimizer" and int(owner) == number:
+            if key.startswith(mine):
+                index, name = key.removeprefix(mine).split(".", 1)
                 state.setdefault(int(index), {})[name] = value
         whole["state"] = state
         optimizer.load_state_dict(whole)
