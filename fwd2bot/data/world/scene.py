@@ -149,20 +149,23 @@ def near_duplicate(scene: Scene) -> Scene:
     rng = random.Random(f"near {scene.split} {scene.index}")
     victim = rng.randrange(len(scene.things))
     old = scene.things[victim]
-    change = rng.choice(("name", "place", "size", "colour") if old.name != SIGN else ("text", "place", "colour"))
+    free = [place for place in range(9) if scene.at(place) is None]
+    changes = ("name", "place", "size", "colour") if old.name != SIGN else ("text", "place", "colour")
+    change = rng.choice([one for one in changes if free or one != "place"])
     if change == "colour":
         colour = rng.choice([colour for colour in COLOURS if colour != scene.colour])
         return replace(scene, index=-1 - scene.index, colour=colour)
     if change == "name":
         new = replace(old, name=rng.choice([name for name in object_names() if scene.count(name) == 0]))
     elif change == "place":
-        place = rng.choice([place for place in range(9) if scene.at(place) is None])
-        new = replace(_thing(rng, old.name, place), text=old.text)
+        place = rng.choice(free)
+        right, down = place % 3 - old.place % 3, place // 3 - old.place // 3
+        new = replace(old, place=place, x=old.x + right * CELL, y=old.y + down * CELL)
     elif change == "size":
         new = _thing(rng, old.name, old.place)
         while new.size == old.size:
             new = _thing(rng, old.name, old.place)
     else:
-        new = replace(old, text="".join(rng.sample(LETTERS, 2)))
+        new = replace(old, text=rng.choice([a + b for a in LETTERS for b in LETTERS if a != b and a + b != old.text]))
     things = [*scene.things[:victim], *scene.things[victim + 1 :], new]
     return replace(scene, index=-1 - scene.index, things=tuple(sorted(things, key=lambda thing: thing.place)))

@@ -97,7 +97,7 @@ def write_album(out: Path, images: int = 24) -> Path:
     """The sample album: pictures named by what they show, with questions and captions (see `runs/make_album.py`)."""
     out.mkdir(parents=True, exist_ok=True)
     renamed: dict[str, str] = {}
-    scenes = []
+    scenes: list[Scene] = []
     number = 0
     while len(scenes) < images:
         scene = make_scene("test", 500_000 + number)
