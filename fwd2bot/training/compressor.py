@@ -28,7 +28,7 @@ from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.language import answers_right
-from fwd2bot.training.stage import ATTENTION, Stage, accuracy, pad_to, scene_pixels, setting
+from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels, setting
 from fwd2bot.training.tower import image_processor
 
 
@@ -54,7 +54,6 @@ class CompressorStage(Stage):
         self.template = template_named(settings.template)
         self.length = int(config.data.get("length", 144))
         self.image = int(llava.network.config.vision_config.image_size)
-        llava.network.set_attn_implementation(ATTENTION)
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)

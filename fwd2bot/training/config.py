@@ -8,14 +8,14 @@ import yaml
 
 from fwd2bot.errors import InputError
 
-STAGES = ("tower", "language", "compressor")
+STAGES = ("tower", "language", "projector", "compressor")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What a run trains, on what, for how long.
 
-    stage: "tower" (CLIP), "language" (text alone) or "compressor" (everything that answers from pictures; the
+    stage: "tower" (CLIP), "language" (text alone), "projector" or "compressor" (everything that answers from pictures; the
         compressor `identity` with adapters "full" is LLaVA's own training).
     out: folder of the result; its `checkpoint/` is where a killed run goes on.
     init: folders that the run starts from, by part.

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
+from fwd2bot import attention
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.losses import label_loss
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.stage import ATTENTION, Stage, accuracy, pad_to
+from fwd2bot.training.stage import Stage, accuracy, pad_to
 
 
 def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
@@ -42,7 +43,7 @@ class LanguageStage(Stage):
         sizes = {"width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024}
         sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
         self.model: Any = LlamaForCausalLM(small_llama(len(self.tokenizer), **sizes))
-        self.model.set_attn_implementation(ATTENTION)
+        self.model.set_attn_implementation(attention.register())
         self.template = template_named("short")
         self.length = int(config.data.get("length", 192))
         if config.compile:

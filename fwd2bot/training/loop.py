@@ -38,6 +38,10 @@ def build_stage(config: TrainConfig) -> Stage:
         from fwd2bot.training.language import LanguageStage
 
         return LanguageStage(config)
+    if config.stage == "projector":
+        from fwd2bot.training.projector import ProjectorStage
+
+        return ProjectorStage(config)
     from fwd2bot.training.compressor import CompressorStage
 
     return CompressorStage(config)

@@ -15,8 +15,6 @@ from fwd2bot.data.world import Scene, render
 from fwd2bot.errors import InputError
 from fwd2bot.training.config import TrainConfig
 
-ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
-"""On a CPU plain matrix products train a quarter faster than the fused kernel, whose backward is slow in bf16."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 

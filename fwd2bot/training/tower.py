@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from fwd2bot import attention
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.language import captions
@@ -19,7 +20,7 @@ from fwd2bot.data.world.scene import COLOURS, UNIT
 from fwd2bot.data.world.sprites import LETTERS, object_names
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.stage import ATTENTION, CLIP_MEAN, CLIP_STD, Stage, pad_to, scene_pixels
+from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, pad_to, scene_pixels
 
 CLASSES = (*COLOURS, *object_names(), *LETTERS)
 _CLASS = {name: number for number, name in enumerate(CLASSES)}
@@ -83,7 +84,7 @@ class TowerStage(Stage):
         sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
         self.image, self.grid = sizes["image"], sizes["image"] // sizes["patch"]
         clip: Any = CLIPModel(small_clip(len(self.tokenizer), **sizes))
-        clip.set_attn_implementation(ATTENTION)
+        clip.set_attn_implementation(attention.register())
         self.tower = _Tower(clip, sizes["width"])
         self.temperature = float(config.data.get("temperature", 0.05))
         self.text_length = int(config.data.get("text_length", 72))
