@@ -283,7 +283,12 @@ class Installer:
                 env=environ,
                 pass_fds=(self.lock,),
             ) as process:
-                show_progress(process, self.env.log, start)
+                try:
+                    show_progress(process, self.env.log, start)
+                except BaseException:
+                    process.terminate()
+                    process.wait()
+                    raise
         if process.returncode < 0:
             raise SetupError(f"pip was stopped by signal {-process.returncode}: start again")
         return process.returncode
@@ -355,11 +360,11 @@ def test(env: Environment, arguments: list[str]) -> int:
     }
     codes = {}
     for name, command in checks.items():
-        say(f"== {name}")
+        print(f"== {name}", flush=True)
         codes[name] = subprocess.run([env.python, "-m", *command], cwd=env.root, env=environ).returncode
     failed = [name for name, code in codes.items() if code]
     if failed:
-        say(f"failed: {', '.join(failed)}")
+        print(f"failed: {', '.join(failed)}")
     return codes["pytest"] or int(bool(failed))
 
 
