@@ -264,7 +264,7 @@ class Installer:
 
     def last_words(self) -> str:
         """What the last command said."""
-        return self.env.log.read_text(errors="replace").rsplit("\n$ python ", 1)[-1]
+        return ("\n" + self.env.log.read_text(errors="replace")).rsplit("\n$ python ", 1)[-1].partition("\n")[2]
 
     def run(self, *arguments: str) -> int:
         """The environment's Python with these arguments; its output goes to the log."""
