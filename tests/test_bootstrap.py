@@ -131,7 +131,7 @@ def test_prepare_leaves_an_environment_alone_that_it_did_not_make(env, steps):
 
 
 def test_prepare_asks_for_room_first(env, steps, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**29)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**29))
     with pytest.raises(SetupError, match=r"0\.5 GB free and .venv needs 2 GB: make room"):
         bootstrap.prepare(env, dev=False)
     assert not env.folder.exists()
