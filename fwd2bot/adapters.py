@@ -6,7 +6,6 @@ traces it (it cannot trace a ContextVar). Files have PEFT's layout: `peft.PeftMo
 
 import json
 import math
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -153,7 +152,7 @@ def save_adapter(root: nn.Module, name: str, folder: Path, dtype: torch.dtype | 
         "lora_alpha": some.scale * some.down.shape[0],
         "lora_dropout": 0.0,
         "r": some.down.shape[0],
-        "target_modules": _pattern(layers),
+        "target_modules": list(layers),
         "task_type": None,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,8 +168,8 @@ def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
     layers = _layers_with(root, name)
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors, scale = load_file(folder / "adapter_model.safetensors"), float(config["lora_alpha"]) / int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"The adapter in {folder} cannot be read ({error}); save or download it again.") from error
     wanted = {
         f"base_model.model.{path}.{key}.weight": parameter
@@ -187,7 +186,7 @@ def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
         with torch.no_grad():
             parameter.copy_(tensors[key])
     for low_rank in layers.values():
-        low_rank.scale = float(config["lora_alpha"]) / int(config["r"])
+        low_rank.scale = scale
 
 
 def _layers_with(root: nn.Module, name: str) -> dict[str, LowRank]:
@@ -197,9 +196,3 @@ def _layers_with(root: nn.Module, name: str) -> dict[str, LowRank]:
             found[path] = module.low_ranks()[name]
     assert found, f"no layer carries an adapter {name!r}"
     return found
-
-
-def _pattern(paths: Mapping[str, LowRank]) -> str:
-    """One regular expression for PEFT that matches these layers and no others (the tower has a q_proj, too)."""
-    shapes = dict.fromkeys(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(path)) for path in paths)
-    return "|".join(f"(?:{shape})" for shape in shapes)
