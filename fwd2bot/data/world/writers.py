@@ -6,6 +6,8 @@
     llava_conversations.json LLaVA-665k: [{"id", "image", "conversations": [{"from", "value"}, ...]}, ...]
     cc3m_pairs.json          LLaVA's CC3M-595K: the same shape, one instruction and one caption
     scenes.jsonl             the records that all of it follows from
+
+Every `image` is a name below images/, which is the image folder to give to others' loaders.
 """
 
 import json
@@ -19,10 +21,16 @@ from PIL import Image
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.questions import questions
 from fwd2bot.data.world.render import render
-from fwd2bot.data.world.samples import CAPTION_QUESTION
 from fwd2bot.data.world.scene import SPLITS, Scene, make_scene
 from fwd2bot.errors import InputError
 
+INSTRUCTIONS = (
+    "Describe the image.",
+    "Give a brief description of the image.",
+    "Share a concise interpretation of the image provided.",
+    "What is in the photo?",
+)
+"""Ways to ask for a caption, as LLaVA's pairs have them."""
 PICTURE = 192
 """Side of a written picture in pixels: twice what the bundled model looks at, so that people see it well."""
 
@@ -85,9 +93,11 @@ def llava_conversation(scene: Scene) -> dict[str, Any]:
 
 
 def cc3m_pair(scene: Scene) -> dict[str, Any]:
-    """A scene as an entry of LLaVA's CC3M-595K `chat.json`."""
+    """A scene as an entry of LLaVA's CC3M-595K `chat.json`: the placeholder before or after one of its instructions."""
+    instruction = INSTRUCTIONS[scene.seed % len(INSTRUCTIONS)]
+    first = scene.seed // len(INSTRUCTIONS) % 2 == 0
     turns = [
-        {"from": "human", "value": f"{CAPTION_QUESTION}\n<image>"},
+        {"from": "human", "value": f"<image>\n{instruction}" if first else f"{instruction}\n<image>"},
         {"from": "gpt", "value": captions(scene)[0]},
     ]
     return {"id": Path(scene.name).stem, "image": scene.name, "conversations": turns}
