@@ -56,7 +56,10 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | t
     Raises ModelError when a file is missing or damaged, when shapes do not fit, or when it is no LLaVA.
     """
     config, base = _read_config(folder)
-    compressor = make_compressor(Llava.from_folder(base, dtype), config)
+    try:
+        compressor = make_compressor(Llava.from_folder(base, dtype), config)
+    except InputError as error:
+        raise ModelError(f"{folder} does not fit: {error}") from error
     for name in adapters.adapter_names(compressor):
         adapters.load_adapter(compressor.llava.network, name, folder / name)
     _load_own(compressor, folder / _OWN)

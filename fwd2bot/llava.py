@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ class Llava(nn.Module):
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
             image_processor = CLIPImageProcessorPil.from_pretrained(name)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model of transformers: {reason}") from error
         network, report = loaded

@@ -130,11 +130,12 @@ class Fwd2Bot:
         """
         if isinstance(inputs, str):
             raise InputError("embed takes a list of texts; put the one text in a list.")
-        if len(inputs) and isinstance(inputs[0], str):
+        if len(inputs) == 0:
+            return torch.empty(0, self.width, device=self._llava.device)
+        if isinstance(inputs[0], str):
             vectors = self._embed_texts(inputs, num_tokens)
         else:
-            rows = self._rows(inputs)
-            chunks = rows.split(self.batch_size) if len(rows) else [rows]
+            chunks = self._rows(inputs).split(self.batch_size)
             vectors = torch.cat([self.compressor.embed_rows(chunk) for chunk in chunks])
         return F.normalize(vectors.float(), dim=-1)
 

@@ -170,6 +170,7 @@ def test_another_attention_is_refused(rows):
         llava.run(rows)
 
 
+@torch.no_grad()
 def test_saved_and_loaded_it_is_the_same(tmp_path, rows):
     llava = tiny_llava()
     llava.save(tmp_path / "base")

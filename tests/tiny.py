@@ -36,7 +36,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
-    """The same weights for the same seed, in evaluation mode."""
+    """The same weights for the same seed, frozen, in evaluation mode."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
@@ -59,20 +59,21 @@ def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
     config.dtype = dtype
     network = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    return Llava(network, tokenizer, processor).eval()
+    return Llava(network, tokenizer, processor).requires_grad_(False).eval()
 
 
 def tiny_compressor(
     name: str = "fwd2bot", dtype: torch.dtype = torch.float32, *, stir: bool = True, **settings: object
 ) -> Compressor:
-    """A compressor on a tiny LLaVA; with `stir` the adapters are not zero any more."""
+    """A compressor on a tiny LLaVA; with `stir` the adapters are not zero any more. Frozen until `trainable()`."""
     values = {"num_tokens": 4, "rank": 2, "alpha": 4.0, "prompt": "sum up", **settings}
     compressor = make_compressor(tiny_llava(dtype), CompressorConfig.from_dict({"compressor": name, **values}))
     if stir:
         with torch.no_grad():
             for parameter in compressor.own_parameters().values():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-    return compressor.eval() if dtype != torch.float64 else compressor.double().eval()
+    compressor.requires_grad_(False).eval()
+    return compressor.double() if dtype == torch.float64 else compressor
 
 
 def tiny_pixels(count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
