@@ -25,7 +25,7 @@ def world_text(scenes: int = 20_000) -> Iterator[str]:
     for name in object_names():
         yield from (name, plural(name))
     for phrases in PHRASINGS.values():
-        yield from phrases[:-1]
+        yield from phrases
     for index in range(scenes):
         scene = make_scene("train", index)
         yield from captions(scene)

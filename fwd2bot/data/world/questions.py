@@ -1,6 +1,7 @@
 """Questions of ten kinds about a scene, each with the one answer that a person gives from the picture alone.
 
-Every kind has several phrasings; the last of each list is never used for the training split.
+Every kind has several phrasings; the last two of each list are never used in
+training.
 """
 
 import random
@@ -16,52 +17,67 @@ KINDS = ("exist", "what", "where", "count_all", "count_kind", "relation", "size"
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "exist": (
         "is there {a}?", "do you see {a}?", "can you see {a} in the picture?", "does the image show {a}?",
-        "is {a} in this image?",
+        "is {a} in this image?", "is there {a} in the picture?", "can you see {a}?",
+        "is {a} in the picture?", "does the picture show {a}?",
     ),
     "what": (
         "what is at the {place}?", "what do you see at the {place}?", "which object is in the {place}?",
-        "name the object at the {place}.", "what is in the {place} of the picture?",
+        "name the object at the {place}.", "what can you see in the {place}?", "which thing is at the {place}?",
+        "what is in the {place}?", "tell me what is at the {place}.",
+        "what is in the {place} of the picture?", "name the thing in the {place}.",
     ),
     "where": (
         "where is the {name}?", "in which place is the {name}?", "what is the position of the {name}?",
-        "tell me where the {name} is.", "where do you see the {name}?",
+        "tell me where the {name} is.", "where do you see the {name}?", "where in the picture is the {name}?",
+        "at which place do you see the {name}?", "where can you see the {name}?",
     ),
     "count_all": (
         "how many objects are there?", "how many things are in the picture?", "count the objects.",
-        "what is the number of objects?", "how many objects do you see?",
+        "what is the number of objects?", "how many things can you see?", "tell me how many objects there are.",
+        "how many objects do you see?", "how many objects are in the image?",
     ),
     "count_kind": (
         "how many {names} are there?", "how many {names} do you see?", "count the {names}.",
-        "what is the number of {names}?", "how many {names} are in the picture?",
+        "what is the number of {names}?", "how many {names} can you see?", "tell me how many {names} there are.",
+        "how many {names} are in the picture?", "how many {names} are in the image?",
     ),
     "relation": (
-        "is the {first} {relation} the {second}?", "is the {first} somewhere {relation} the {second}?",
+        "is the {first} {relation} the {second}?", "can you see the {first} {relation} the {second}?",
         "do you see the {first} {relation} the {second}?", "does the image show the {first} {relation} the {second}?",
-        "in the picture, is the {first} {relation} the {second}?",
+        "in the picture, is the {first} {relation} the {second}?", "is there the {first} {relation} the {second}?",
+        "does the picture show the {first} {relation} the {second}?",
+        "in this image, is the {first} {relation} the {second}?",
     ),
     "size": (
         "is the {name} small or large?", "what size is the {name}?", "how large is the {name}?",
-        "what is the size of the {name}?", "how big is the {name}?",
+        "what is the size of the {name}?", "how big is the {name}?", "is the {name} large or small?",
+        "which size is the {name}?", "tell me the size of the {name}.",
     ),
     "colour": (
         "what color is the background?", "which color is behind the objects?", "what is the color of the background?",
-        "name the background color.", "what colour is the background?",
+        "name the background color.", "what colour is the background?", "what color is behind the things?",
+        "which color is the background?", "tell me the color of the background.",
     ),
     "pattern": (
         "is the background plain, gradient or speckled?", "what pattern does the background have?",
         "what is the pattern of the background?", "which pattern is behind the objects?",
-        "what kind of background is it?",
+        "tell me the pattern of the background.", "which pattern does the background have?",
+        "which pattern is the background?", "what pattern is behind the objects?",
     ),
     "reading": (
         "what does the sign say?", "what is written on the sign?", "read the sign.", "which letters are on the sign?",
-        "what letters does the sign show?",
+        "what letters does the sign show?", "what can you read on the sign?",
+        "which letters does the sign show?", "tell me what the sign says.",
     ),
     "choice": (
         "what is at the {place}? {options}", "which of these is at the {place}? {options}",
         "choose what is in the {place}. {options}", "the object at the {place} is: {options}",
-        "what do you see at the {place}? {options}",
+        "what do you see at the {place}? {options}", "which object is at the {place}? {options}",
+        "which of these is in the {place}? {options}", "choose the object at the {place}. {options}",
     ),
 }  # fmt: skip
+HELD_OUT = 2
+"""The last phrasings of each kind are never used in training; their words all are."""
 _RELATIONS = ("left of", "right of", "above", "below")
 _LETTERS = "abcd"
 CHOICE_HINT = "answer with the letter."
@@ -77,9 +93,9 @@ class Question:
 
 
 def _phrase(kind: str, scene: Scene, rng: random.Random, /, **words: str) -> str:
-    """A phrasing of the kind: any but the last in training, any of them elsewhere."""
+    """A phrasing of the kind: any but the held-out ones in training, any of them elsewhere."""
     options = PHRASINGS[kind]
-    chosen = options[rng.randrange(len(options) - (scene.split == "train"))]
+    chosen = options[rng.randrange(len(options) - HELD_OUT * (scene.split == "train"))]
     return chosen.format(**words)
 
 
