@@ -417,8 +417,6 @@ def test_a_reader_goes_on_while_others_write_and_tidy(store: Store) -> None:
 
 
 WRITER = """
-import sys
-sys.path.insert(0, {here!r})
 from test_store import make_row, new_store
 from fwd2bot.store import Store
 store = Store.open({path!r}) if Store.exists({path!r}) else new_store(__import__("pathlib").Path({path!r}))
@@ -431,10 +429,11 @@ with store.writing():
 
 def test_kill_9_at_any_time_loses_nothing_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    script = WRITER.format(here=str(HERE), path=str(path))
+    script = WRITER.format(path=str(path))
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
     acknowledged = 0
     for wait in (0.0, 0.013, 0.05, 0.11):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         lines = [process.stdout.readline()] if wait else []
         time.sleep(wait or 0.45)  # the first dies about when it creates the store

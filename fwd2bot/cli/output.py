@@ -1,0 +1,91 @@
+"""What a person reads: progress, numbers, lists; and what a program reads: JSON."""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+class ProgressLine:
+    """Done, rate and time left on stderr: one line that is rewritten, or plain lines now and then for a file."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit = what, unit
+        self.terminal = sys.stderr.isatty()
+        self.every = 0.1 if self.terminal else 5.0
+        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=200)
+        self._printed = self._recent[0][0]
+        self._width = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total:
+            self.close()
+        elif now - self._printed >= self.every:
+            self._printed = now
+            self._recent.append((now, done))
+            self._print(self._line(done, total))
+
+    def close(self) -> None:
+        """Leave a clean line for what comes next."""
+        if self._width:
+            self._print("")
+            print("\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
+
+    def _line(self, done: int, total: int) -> str:
+        (began, first), (now, last) = self._recent[0], self._recent[-1]
+        rate = (last - first) / max(now - began, 1e-9)
+        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+        return f"{self.what} {done:,} of {total:,} {self.unit} ({rate:.3g} a second{left})"
+
+    def _print(self, line: str) -> None:
+        if self.terminal:
+            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that matter."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def plural(count: int, what: str) -> str:
+    """1 image, 2 images."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One value; a list with an item a line, so that line tools can read it, too."""
+    if isinstance(value, list):
+        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in value)
+        print(f"[\n{lines}\n]" if lines else "[]")
+    else:
+        print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_rows(rows: Iterable[Sequence[str]]) -> None:
+    """Tab-separated lines; line breaks and tabs in a value become spaces."""
+    for row in rows:
+        print("\t".join(" ".join(value.split("\t")).replace("\n", " ") for value in row), flush=True)
+
+
+def print_results(results: Sequence[tuple[str, float]], indent: str = "") -> None:
+    for name, score in results:
+        print(f"{indent}{score:6.3f}  {name}")

@@ -1,0 +1,218 @@
+"""What can be typed: every command with its options and examples. Imports nothing heavy, so that help is instant."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NoReturn, TypeAlias
+
+from fwd2bot import __version__
+
+ABOUT = "Compress each image into a handful of tokens once; answer, caption and search from those tokens ever after."
+ALL_EXAMPLES = """\
+  fwd2bot demo
+  fwd2bot compress PHOTOS --store album.store
+  fwd2bot ask "what is at the top left ?" --store album.store --image fox.png
+  fwd2bot search "a small fox on a red background" --store album.store --top 5
+
+fwd2bot COMMAND --help says more. Exit codes: 0 done, 2 a wrong argument, 3 a picture that cannot be read,
+4 a model, 5 a store that cannot be used, 130 stopped, 1 a mistake of ours."""
+EXAMPLES = {
+    "demo": """\
+  fwd2bot demo                              # a temporary store
+  fwd2bot demo --store demo.store           # one that you keep""",
+    "compress": """\
+  fwd2bot compress ~/Pictures --store album.store
+  fwd2bot compress a.png more/ --store small.store --tokens 4
+  fwd2bot compress ~/Pictures --store album.store          # again: only what is new""",
+    "ask": """\
+  fwd2bot ask "what is at the top left ?" --store album.store --image fox.png
+  fwd2bot ask "is there a fox ?" --store album.store --all --json
+  fwd2bot ask --questions questions.jsonl --store album.store
+                                            # lines of {"image": "fox.png", "question": "..."}; - reads stdin""",
+    "caption": """\
+  fwd2bot caption --store album.store                       # all images
+  fwd2bot caption --store album.store --image fox.png --tokens 4""",
+    "search": """\
+  fwd2bot search "a small fox on a red background" --store album.store --top 5
+  fwd2bot search --like query.png --store album.store
+  fwd2bot search --queries queries.txt --store album.store --json      # a query a line; - reads stdin""",
+    "match": """\
+  fwd2bot match fox.png captions.txt                        # a text a line; - reads stdin""",
+    "info": """\
+  fwd2bot info album.store
+  fwd2bot info album.store --json""",
+    "world": """\
+  fwd2bot world --out test-world --images 1000 --split test
+  fwd2bot compress test-world/images --store test.store
+  fwd2bot ask --questions test-world/questions.jsonl --store test.store --json""",
+    "train": """\
+  fwd2bot train configs/tower.yaml
+  fwd2bot train configs/tower.yaml          # after a kill: goes on where it was""",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"fwd2bot: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command; `.run` takes them and gives the exit code."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        raise SystemExit(2)
+    return options
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
+    parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _world, _train):
+        add(commands)
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def _examples(text: str) -> str:
+    return "examples:\n" + text
+
+
+def _command(commands: _Commands, name: str, about: str, *parents: Parser) -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=about[0].lower() + about[1:].rstrip("."),
+        description=about,
+        epilog=_examples(EXAMPLES[name]),
+        formatter_class=_Formatter,
+        parents=[*parents, _debug()],
+    )
+    parser.set_defaults(run=_later(name))
+    return parser
+
+
+def _later(name: str) -> Callable[[argparse.Namespace], int]:
+    """The command's function, imported when it runs."""
+
+    def run(options: argparse.Namespace) -> int:
+        home = "fwd2bot.cli.demo" if name == "demo" else "fwd2bot.cli.commands"
+        code: int = getattr(import_module(home), f"run_{name}")(options)
+        return code
+
+    return run
+
+
+def _debug() -> Parser:
+    parent = Parser(add_help=False)
+    parent.add_argument("--debug", action="store_true", help="show where an unexpected error came from")
+    return parent
+
+
+def _model() -> Parser:
+    parent = Parser(add_help=False)
+    group = parent.add_argument_group("model")
+    group.add_argument("--model", metavar="NAME", help="bundled name, folder or hub id (default: emoji-world or, "
+                       "where there is a store, the model that wrote it)")  # fmt: skip
+    group.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: the best there is)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="numbers that it computes in")
+    return parent
+
+
+def _json() -> Parser:
+    parent = Parser(add_help=False)
+    parent.add_argument("--json", action="store_true", help="print JSON")
+    return parent
+
+
+def _store(parser: Parser, about: str = "folder of the store") -> None:
+    parser.add_argument("--store", metavar="STORE", required=True, help=about)
+
+
+def _tokens(parser: Parser, about: str) -> None:
+    parser.add_argument("--tokens", metavar="N", type=int, help=about)
+
+
+def _demo(commands: _Commands) -> None:
+    about = "Show the main job on the sample album: compress, close the images, answer, caption and search."
+    parser = _command(commands, "demo", about, _model())
+    parser.add_argument("--store", metavar="STORE", help="keep the store there (default: a temporary one)")
+
+
+def _compress(commands: _Commands) -> None:
+    about = "Compress images into a store, only those that are not in it yet."
+    parser = _command(commands, "compress", about, _model(), _json())
+    parser.add_argument("paths", metavar="PHOTOS", nargs="+", help="files, and folders with all that is below them")
+    _store(parser, "folder of the store; made where there is none")
+    _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
+    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how a new store keeps its tokens (default: bf16)")
+    parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
+
+
+def _ask(commands: _Commands) -> None:
+    about = "Answer a question about images, from their rows alone."
+    parser = _command(commands, "ask", about, _model(), _json())
+    parser.add_argument("question", metavar="QUESTION", nargs="?", help="in quotes")
+    _store(parser)
+    parser.add_argument("--image", metavar="NAME", action="append", default=[], help="may be given several times")
+    parser.add_argument("--all", action="store_true", help="every image of the store")
+    parser.add_argument("--questions", metavar="FILE", help="JSON lines of image and question")
+    _tokens(parser, "read only the first N tokens of each row, where the model offers N")
+
+
+def _caption(commands: _Commands) -> None:
+    parser = _command(commands, "caption", "Describe images, from their rows alone.", _model(), _json())
+    _store(parser)
+    parser.add_argument("--image", metavar="NAME", action="append", default=[], help="may be given several times "
+                        "(default: every image)")  # fmt: skip
+    _tokens(parser, "read only the first N tokens of each row, where the model offers N")
+
+
+def _search(commands: _Commands) -> None:
+    parser = _command(commands, "search", "Find the images nearest to a text or a picture.", _model(), _json())
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="in quotes")
+    _store(parser)
+    parser.add_argument("--like", metavar="FILE", help="a picture")
+    parser.add_argument("--queries", metavar="FILE", help="a text a line")
+    parser.add_argument("--top", metavar="N", type=int, default=10, help="results (default: 10)")
+
+
+def _match(commands: _Commands) -> None:
+    parser = _command(commands, "match", "Rank the lines of a file by how well they fit a picture.", _model(), _json())
+    parser.add_argument("picture", metavar="PICTURE", help="a file")
+    parser.add_argument("texts", metavar="TEXTS", help="a file with a text a line")
+    parser.add_argument("--top", metavar="N", type=int, help="results (default: all)")
+    _tokens(parser, "tokens of the picture and of each text (default: the most)")
+
+
+def _info(commands: _Commands) -> None:
+    about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
+    parser = _command(commands, "info", about, _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _world(commands: _Commands) -> None:
+    about = "Write generated images with questions, captions and every annotation file."
+    parser = _command(commands, "world", about)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write, new or empty")
+    parser.add_argument("--images", metavar="N", type=int, required=True, help="how many")
+    parser.add_argument("--split", default="test", help="train, validation, test or composition (default: test)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="other images of the same split (default: 0)")
+
+
+def _train(commands: _Commands) -> None:
+    about = "Train what a configuration says; a run that was stopped goes on."
+    parser = _command(commands, "train", about)
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/ and docs/training.md")
