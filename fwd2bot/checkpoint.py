@@ -82,6 +82,11 @@ def fingerprint(folder: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
+def base_folder(folder: Path) -> Path:
+    """Where the LLaVA of a model folder is. Raises ModelError as `load_model` does."""
+    return _read_config(folder)[1]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a model folder and of its base."""
     return [path for path in _hashed_files(folder, _read_config(folder)[1]) if path.suffix == ".safetensors"]

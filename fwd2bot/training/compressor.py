@@ -4,11 +4,13 @@ One step: pictures -> tokens (pass 1) -> L_AR over questions (pass 2), and where
 between the mean tokens of pictures and captions (Eq. 4).
 """
 
+import os
 import random
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -18,17 +20,18 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from fwd2bot.checkpoint import load_model, save_model
+from fwd2bot.checkpoint import base_folder, find_on_hub, save_model
 from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world.samples import Sample, draw_sample
+from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.language import answers_right
-from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels, setting
+from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels
 from fwd2bot.training.tower import image_processor
 
 
@@ -46,26 +49,29 @@ class CompressorStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        settings = CompressorConfig.from_dict(config.compressor)
+        settings = compressor_settings(config)
         llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
         self.template = template_named(settings.template)
-        self.length = int(config.data.get("length", 144))
+        self.length = int(config.data["length"])
         self.image = int(llava.network.config.vision_config.image_size)
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
         self.disc = config.losses.get("contrastive", 0.0) if self.compressor.embeds_text else 0.0
+        if not (self.disc or config.losses.get("autoregressive")):
+            raise InputError(
+                f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight."
+            )
 
     @property
     def module(self) -> nn.Module:
         return self.compressor
 
     def batch(self, step: int) -> Batch:
-        data = self.config.data
-        turns, share, things = data.get("turns", 8), data.get("captioning", 0.3), self.max_things(step)
+        turns, share, things = self.config.data["turns"], self.config.data["captioning"], self.max_things(step)
         return self._collate(
             [draw_sample("train", i, turns=turns, max_things=things, captioning=share) for i in self.indices(step)]
         )
@@ -101,7 +107,7 @@ class CompressorStage(Stage):
         return losses
 
     def evaluate(self) -> dict[str, float]:
-        """Exact answers given the right ones before (teacher forcing), by kind, on 256 validation scenes."""
+        """Exact answers given the right ones before (teacher forcing), by kind, and R@1 in a batch of captions."""
         counts = self.compressor.token_counts
         shown = counts if len(counts) <= 3 else (counts[0], counts[-1])
         figures: dict[str, float] = {}
@@ -113,45 +119,63 @@ class CompressorStage(Stage):
 
     def _evaluate_at(self, count: int) -> dict[str, float]:
         hits: dict[str, list[bool]] = {}
-        size = self.config.batch_size
-        for first in range(0, 256, size):
-            samples = [
-                draw_sample("val", index, turns=8, max_things=6, captioning=0.0) for index in range(first, first + size)
-            ]
-            batch = self._collate(samples)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
-                single = len(self.compressor.token_counts) == 1
-                tokens = self.compressor.compress(batch.pixels, num_tokens=None if single else count)
-                logits = self.compressor.answer_logits(tokens, batch.answers)
-            labelled = batch.answers.labels[:, 1:] != IGNORED
-            predicted = logits[:, :-1][labelled].argmax(-1)
-            wanted = batch.answers.labels[:, 1:][labelled]
-            for kind, right in answers_right(predicted, wanted, batch.answers.labels, samples):
+        found: list[bool] = []
+        end = self.compressor.llava.tokenizer.eos_token_id
+        for indices in self.validation():
+            samples = [draw_sample("val", i, turns=8, max_things=MAX_THINGS, captioning=0.0) for i in indices]
+            collated = self._collate(samples)
+            pixels, answers = collated.pixels.to(self.device), collated.answers.to(self.device)
+            with self.autocast():
+                tokens = self.compressor.compress(pixels, num_tokens=count)
+                logits = self.compressor.answer_logits(tokens, answers)
+                if self.disc:
+                    found += self._found(tokens, collated.captions)
+            labelled = answers.labels[:, 1:] != IGNORED
+            predicted, wanted = logits[:, :-1][labelled].argmax(-1), answers.labels[:, 1:][labelled]
+            for kind, right in answers_right(predicted, wanted, answers.labels, samples, end):
                 hits.setdefault(kind, []).append(right)
-        return accuracy(hits)
+        recall = {f"recall_1_of_{self.config.batch_size}": 100.0 * sum(found) / len(found)} if found else {}
+        return {**accuracy(hits), **recall}
+
+    def _found(self, tokens: Tensor, captions: list[str]) -> list[bool]:
+        """Whether each caption's nearest picture of the batch is its own."""
+        texts = self.compressor.compress_text(captions, num_tokens=tokens.shape[1])
+        images, texts = self.compressor.embed_rows(tokens).float(), self.compressor.embed_rows(texts).float()
+        nearest: list[int] = (F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T).argmax(1).tolist()
+        return [image == text for text, image in enumerate(nearest)]
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
-        trained = self.config.train_parts or self.compressor.config.adapters == "full"
-        base = None if trained else _relative(Path(self.config.init["base"]) / "base", folder)
-        save_model(folder, self.compressor, base=base)
+        trained = self.config.train_parts or self.compressor.config.adapters == "full" or "base" not in self.config.init
+        save_model(folder, self.compressor, base=None if trained else self._base_name(folder))
+
+    def _base_name(self, folder: Path) -> str:
+        """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
+        given = self.config.init["base"]
+        return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
 
 
-def _relative(target: Path, folder: Path) -> str:
-    import os
-
-    return os.path.relpath(target, folder)
+def compressor_settings(config: TrainConfig) -> CompressorConfig:
+    """Raises InputError for a setting that is unknown or of the wrong kind."""
+    try:
+        return CompressorConfig.from_dict(config.compressor)
+    except TypeError as error:
+        raise InputError(
+            f"compressor is {config.compressor}, which holds a value of the wrong kind: {error}."
+        ) from error
 
 
 def load_base(init: dict[str, str]) -> Llava:
-    """The LLaVA of a trained model folder, in float32 for training."""
-    folder = Path(setting(init, "base", "init"))
-    return load_model(folder).llava
+    """The LLaVA of a model folder or of the hub, without that model's adapters, in float32 for training."""
+    given = init["base"]
+    if not Path(given).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", given):
+        raise InputError(f"init.base is {given}, which is no folder; train that stage first.")
+    return Llava.from_folder(base_folder(Path(given) if Path(given).is_dir() else find_on_hub(given)))
 
 
 def assemble_llava(init: dict[str, str]) -> Llava:
     """A LLaVA from a tower that sees and a language model that speaks, joined by a new projector (as LLaVA is made)."""
-    folders = {part: Path(setting(init, part, "init")) for part in ("tower", "language")}
+    folders = {part: Path(init[part]) for part in ("tower", "language")}
     for part, path in folders.items():
         if not (path / "config.json").exists():
             raise InputError(f"init.{part} is {path}, which holds no trained model; train that stage first.")

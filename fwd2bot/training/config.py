@@ -1,6 +1,7 @@
 """A training run as one YAML file, checked before any work is done."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,39 @@ import yaml
 
 from fwd2bot.errors import InputError
 
-STAGES = ("tower", "language", "projector", "compressor")
+_TOKENIZER = {"vocabulary": 1024, "tokenizer_scenes": 20_000}
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "tower": {
+        "model": {**_TOKENIZER, "image": 96, "patch": 8, "width": 192, "layers": 6, "text_layers": 3},
+        "data": {"temperature": 0.05, "text_length": 72},
+    },
+    "language": {
+        "model": {**_TOKENIZER, "width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024},
+        "data": {"length": 192, "turns": 12, "captioning": 0.5, "curriculum": []},
+    },
+    "projector": {"model": {}, "data": {}},
+    "compressor": {"model": {}, "data": {"length": 144, "turns": 8, "captioning": 0.3, "curriculum": []}},
+}
+"""What `model` and `data` hold for each stage, with what they are when the file does not say."""
+STAGES = tuple(SETTINGS)
+LOSSES = ("autoregressive", "contrastive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What a run trains, on what, for how long.
 
-    stage: "tower" (CLIP), "language" (text alone), "projector" or "compressor" (everything that answers from pictures; the
-        compressor `identity` with adapters "full" is LLaVA's own training).
+    stage: "tower" (CLIP), "language" (text alone), "projector" or "compressor" (everything that answers from pictures;
+        the compressor `identity` with adapters "full" is LLaVA's own training).
     out: folder of the result; its `checkpoint/` is where a killed run goes on.
-    init: folders that the run starts from, by part.
-    model, data, compressor: settings of the stage.
+    init: folders that the run starts from: `base`, or `tower` and `language`.
+    model, data: settings of the stage, see `SETTINGS`. compressor: those of `CompressorConfig`.
+    losses: weights of L_AR ("autoregressive") and L_disc ("contrastive"); one that is missing is off.
+    train_parts: parts of the base that are trained, too: "vision", "projector", "language".
+    learning_rate: of Muon for the weight matrices, and `other_learning_rate` of AdamW for the rest; with the optimizer
+        "adamw" the first is that of all.
     warmup, cooldown: shares of the steps in which the learning rate rises, and falls to zero at the end.
-    minutes: stop after that much training time, the cooldown fitted to it (None: after `steps`).
+    clip: the most that the gradient's norm may be. validation: scenes that figures in between are taken on.
 
     Raises InputError for a name or value that cannot be used.
     """
@@ -34,7 +54,7 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     compressor: dict[str, Any] = field(default_factory=dict)
-    losses: dict[str, float] = field(default_factory=lambda: {"autoregressive": 1.0, "contrastive": 1.0})
+    losses: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSSES, 1.0))
     train_parts: tuple[str, ...] = ()
     optimizer: str = "muon"
     learning_rate: float = 0.01
@@ -50,15 +70,54 @@ class TrainConfig:
     checkpoint_every: int = 500
     log_every: int = 50
     evaluate_every: int = 500
+    validation: int = 256
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise InputError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}.")
         if self.optimizer not in ("muon", "adamw"):
             raise InputError(f"optimizer is {self.optimizer!r}; it must be muon or adamw.")
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a whole number above 0.")
+        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every", "validation"):
+            _whole(name, getattr(self, name), least=1)
+        _whole("seed", self.seed, least=0)
+        for name in ("learning_rate", "other_learning_rate", "clip"):
+            object.__setattr__(self, name, _number(name, getattr(self, name), above=0.0))
+        for name in ("weight_decay", "warmup", "cooldown"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
+        for name in ("autocast", "compile", "gradient_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
+        if self.warmup + self.cooldown > 1.0:
+            raise InputError(
+                f"warmup and cooldown are {self.warmup + self.cooldown:g} of the steps; at most 1 is there."
+            )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name in ("model", "data"):
+            given, defaults = _mapping(name, getattr(self, name)), SETTINGS[self.stage][name]
+            checked = {one: _like(f"{name}.{one}", value, defaults) for one, value in given.items()}
+            object.__setattr__(self, name, {**defaults, **checked})
+        for name, value in _mapping("losses", self.losses).items():
+            if name not in LOSSES:
+                raise InputError(f"losses.{name} is no loss; the losses are {', '.join(LOSSES)}.")
+            _number(f"losses.{name}", value)
+        _mapping("compressor", self.compressor)
+        for part, folder in _mapping("init", self.init).items():
+            if part not in ("base", "tower", "language") or not isinstance(folder, str):
+                raise InputError(f"init.{part} is {folder!r}; init names folders: base, or tower and language.")
+        needed = {"projector": [{"tower", "language"}], "compressor": [{"base"}, {"tower", "language"}]}
+        if self.stage in needed and set(self.init) not in needed[self.stage]:
+            ways = " or ".join(" and ".join(sorted(way, reverse=True)) for way in needed[self.stage])
+            raise InputError(f"A {self.stage} starts from other models: init must name {ways}.")
+        parts: Any = self.train_parts
+        if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
+            raise InputError(f"train_parts is {parts!r}; it must be a list, such as [projector].")
+        _curriculum(self.data.get("curriculum", []))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the YAML file could say it."""
+        return {**asdict(self), "out": str(self.out), "train_parts": list(self.train_parts)}
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
@@ -67,15 +126,65 @@ class TrainConfig:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"The configuration {path} cannot be read: {error.strerror or error}.") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"The configuration {path} is not YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(values, dict):
             raise InputError(f"The configuration {path} must hold settings (name: value), one a line.")
-        known = {one.name for one in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(cls)}
+        if unknown := sorted(str(name) for name in values if name not in known):
             raise InputError(f"{path}: {unknown[0]!r} is no setting; the settings are {', '.join(sorted(known))}.")
-        if missing := [name for name in ("stage", "out", "steps", "batch_size") if name not in values]:
+        if missing := [name for name, required in known.items() if required and name not in values]:
             raise InputError(f"{path} lacks the setting {missing[0]!r}.")
-        values["out"] = Path(values["out"])
-        values["train_parts"] = tuple(values.get("train_parts", ()))
-        return cls(**values)
+        parts = values.get("train_parts", ())
+        values |= {"out": Path(str(values["out"])), "train_parts": tuple(parts) if isinstance(parts, list) else parts}
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{name} is {value!r}; it must hold settings, such as {{name: value}}.")
+    return value
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number from {least} up.")
+    return value
+
+
+def _number(name: str, value: Any, above: float | None = None) -> float:
+    """Also what YAML takes for a string, as 1e-3. Zero is the least, or more than `above`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, bool) or not (number >= 0.0 if above is None else number > above) or number == float("inf"):
+        raise InputError(f"{name} is {value!r}; it must be a number {'from 0 up' if above is None else 'above 0'}.")
+    return number
+
+
+def _like(name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
+    """A setting of `model` or `data`, of its default's type."""
+    short = name.partition(".")[2]
+    if short not in defaults:
+        known = f"those are {', '.join(defaults)}" if defaults else "this stage has none"
+        raise InputError(f"{name} is no setting of this stage; {known}.")
+    if isinstance(defaults[short], int):
+        return _whole(name, value, least=1)
+    return _number(name, value) if isinstance(defaults[short], float) else value
+
+
+def _curriculum(steps: Any) -> None:
+    """[[share of the steps, most things a scene], ...], the shares rising."""
+    pairs = isinstance(steps, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in steps)
+    if not pairs:
+        raise InputError(f"data.curriculum is {steps!r}; it must be a list of pairs [share of the steps, most things].")
+    for share, things in steps:
+        _number("a share of data.curriculum", share)
+        if not 1 <= _whole("a number of things of data.curriculum", things, least=1) <= 9:
+            raise InputError(f"data.curriculum asks for {things} things; a scene holds 1 to 9.")
+    if [share for share, _ in steps] != sorted(share for share, _ in steps):
+        raise InputError("The shares of data.curriculum must rise.")

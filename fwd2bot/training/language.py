@@ -1,6 +1,5 @@
 """The language model on text alone: a scene in words stands where the picture will be, then questions and answers."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot import attention
-from fwd2bot.data.tokenizer import build_tokenizer
+from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world.samples import Sample, draw_sample
+from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.losses import label_loss
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.stage import Stage, accuracy, pad_to
+from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to
 
 
 def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
@@ -39,13 +38,13 @@ class LanguageStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self.tokenizer: Any = build_tokenizer(config.model.get("vocabulary", 1024))
-        sizes = {"width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024}
-        sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
+        sizes = dict(config.model)
+        self.tokenizer: Any = kept_tokenizer(config.out, sizes.pop("vocabulary"), sizes.pop("tokenizer_scenes"))
         self.model: Any = LlamaForCausalLM(small_llama(len(self.tokenizer), **sizes))
         self.model.set_attn_implementation(attention.register())
         self.template = template_named("short")
-        self.length = int(config.data.get("length", 192))
+        self.length = int(config.data["length"])
+        self.things = MAX_THINGS
         if config.compile:
             self.model.model.forward = torch.compile(self.model.model.forward, dynamic=False)
 
@@ -63,23 +62,15 @@ class LanguageStage(Stage):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """ids, labels (B, T)."""
-        data = self.config.data
-        rows = [
-            self._encode(
-                draw_sample(
-                    "train",
-                    index,
-                    turns=data.get("turns", 12),
-                    max_things=self.max_things(step),
-                    captioning=data.get("captioning", 0.5),
-                )
-            )
+        turns, share, things = self.config.data["turns"], self.config.data["captioning"], self.max_things(step)
+        drawn = (
+            draw_sample("train", index, turns=turns, max_things=things, captioning=share)
             for index in self.indices(step)
-        ]
-        return self._pad(rows)
+        )
+        return self._pad([self._encode(sample) for sample in drawn])
 
     def _pad(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
-        ids = pad_to([row[0] for row in rows], self.length, 3)
+        ids = pad_to([row[0] for row in rows], self.length, self.tokenizer.pad_token_id)
         return ids, pad_to([row[1] for row in rows], self.length, IGNORED)
 
     def _predict(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,17 +84,15 @@ class LanguageStage(Stage):
         return {"loss": label_loss(logits, wanted)}
 
     def evaluate(self) -> dict[str, float]:
-        """Exact answers, with the right answer so far given (teacher forcing), by kind, on 256 validation scenes."""
+        """Exact answers, with the right answer so far given (teacher forcing), by kind, on validation scenes."""
         hits: dict[str, list[bool]] = {}
-        size = self.config.batch_size
-        for first in range(0, 256, size):
-            samples = [
-                draw_sample("val", index, turns=10, max_things=6, captioning=0.0) for index in range(first, first + size)
-            ]
-            ids, labels = self._pad([self._encode(sample) for sample in samples])
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+        end = self.tokenizer.eos_token_id
+        for indices in self.validation():
+            samples = [draw_sample("val", i, turns=10, max_things=self.things, captioning=0.0) for i in indices]
+            ids, labels = (part.to(self.device) for part in self._pad([self._encode(sample) for sample in samples]))
+            with self.autocast():
                 logits, wanted = self._predict(ids, labels)
-            for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples):
+            for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples, end):
                 hits.setdefault(kind, []).append(right)
         return accuracy(hits)
 
@@ -114,15 +103,15 @@ class LanguageStage(Stage):
 
 
 def answers_right(
-    predicted: Tensor, wanted: Tensor, labels: Tensor, samples: list[Sample]
+    predicted: Tensor, wanted: Tensor, labels: Tensor, samples: list[Sample], end: int
 ) -> list[tuple[str, bool]]:
     """(kind, whether every token of the answer is right) for every whole answer of the rows.
 
-    predicted, wanted (N,): tokens at the label positions of all rows in order.
+    predicted, wanted (N,): tokens at the label positions of all rows in order; `end` closes an answer.
     """
     right = (predicted == wanted).tolist()
-    ends = (wanted == 2).tolist()
-    found = []
+    ends = (wanted == end).tolist()
+    found: list[tuple[str, bool]] = []
     place = 0
     for row, sample in zip((labels[:, 1:] != IGNORED).sum(1).tolist(), samples, strict=True):
         last, turn, good = place + row, 0, True
@@ -133,8 +122,3 @@ def answers_right(
                 turn, good = turn + 1, True
             place += 1
     return found
-
-
-def seeded(step: int, seed: int) -> random.Random:
-    """Randomness of a step that does not depend on the steps before it."""
-    return random.Random(f"{seed}:{step}")

@@ -15,7 +15,7 @@ from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.world import Scene, make_scene
-from fwd2bot.data.world.scene import UNIT
+from fwd2bot.data.world.scene import COLOURS, UNIT
 from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
@@ -31,8 +31,9 @@ def patch_words(scene: Scene, grid: int) -> Tensor:
     centres = (torch.arange(grid) + 0.5) * UNIT / grid
     for thing in scene.things:
         if thing.text:
-            inside = ((centres - thing.y).abs() <= thing.side / 2)[:, None] & ((centres - thing.x).abs() <= thing.side / 2)
-            second = inside & (centres >= thing.x) & (labels >= _FIRST_LETTER)
+            reach = thing.side / 2
+            rows, right = (centres - thing.y).abs() <= reach, (centres >= thing.x) & (centres <= thing.x + reach)
+            second = rows[:, None] & right & (labels >= _FIRST_LETTER)
             labels[second] += len(LETTERS)
     return labels.flatten()
 
@@ -79,18 +80,21 @@ class ProjectorStage(Stage):
         """Squared distance to the word, in units of the words' own spread; backgrounds count a fifth."""
         pixels, classes = batch
         projected = self.compressor.compress(pixels).float()
-        distance = (projected - self.words[classes]).square().mean(-1) / self.words.var()
-        weight = torch.where(classes < 10, 0.2, 1.0)
+        words = self.words.to(projected.device)
+        distance = (projected - words[classes]).square().mean(-1) / words.var()
+        weight = torch.where(classes < len(COLOURS), 0.2, 1.0)
         return {"distance": (distance * weight).sum() / weight.sum()}
 
     def evaluate(self) -> dict[str, float]:
-        """Share of patches on things whose nearest word is the right one, on 128 validation scenes."""
-        pixels, classes = self._tensors([make_scene("val", index) for index in range(128)])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
-            projected = torch.cat([self.compressor.compress(part) for part in pixels.split(self.config.batch_size)])
-        scores = F.normalize(projected.float(), dim=-1) @ F.normalize(self.words, dim=-1).T
-        right = scores.argmax(-1) == classes
-        return {"thing_patches": 100.0 * right[classes >= 10].float().mean().item()}
+        """Share of patches on things whose nearest word is the right one, on up to 128 validation scenes."""
+        words, found = F.normalize(self.words, dim=-1).to(self.device), []
+        for indices in self.validation(128):
+            pixels, classes = (part.to(self.device) for part in self._tensors([make_scene("val", i) for i in indices]))
+            with self.autocast():
+                projected = self.compressor.compress(pixels)
+            right = (F.normalize(projected.float(), dim=-1) @ words.T).argmax(-1) == classes
+            found.append(right[classes >= len(COLOURS)])
+        return {"thing_patches": 100.0 * torch.cat(found).float().mean().item()}
 
     def save(self, folder: Path) -> None:
         """A LLaVA folder whose language model has not seen a picture yet."""

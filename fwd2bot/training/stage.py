@@ -1,7 +1,7 @@
 """What the loop asks of a stage of training, and what all stages share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
+from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world import Scene, render
-from fwd2bot.errors import InputError
+from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.training.config import TrainConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -24,6 +26,7 @@ class Stage(ABC):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     @abstractmethod
@@ -46,6 +49,16 @@ class Stage(ABC):
     def save(self, folder: Path) -> None:
         """Write what the next stage, or the user, loads."""
 
+    def autocast(self) -> torch.autocast:
+        """Where the configuration wants it, matrix products in bfloat16."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
+
+    def validation(self, most: int | None = None) -> Iterator[range]:
+        """Numbers of the validation scenes, in whole batches: what is compiled has one shape."""
+        size = self.config.batch_size
+        for first in range(0, min(self.config.validation, most or self.config.validation), size):
+            yield range(first, first + size)
+
     def indices(self, step: int) -> range:
         """Numbers of the scenes of a step."""
         first = (self.config.seed * 10_000_000) + step * self.config.batch_size
@@ -53,11 +66,20 @@ class Stage(ABC):
 
     def max_things(self, step: int) -> int:
         """The curriculum: most things a scene holds, by the share of the steps done."""
-        current = 6
-        for share, things in self.config.data.get("curriculum", []):
+        current = MAX_THINGS
+        for share, things in self.config.data["curriculum"]:
             if step >= share * self.config.steps:
                 current = things
         return int(current)
+
+
+def kept_tokenizer(folder: Path, vocabulary: int, scenes: int) -> Any:
+    """The tokenizer that the run in this folder began with; a new run makes one, and keeps it for when it goes on."""
+    if (folder / "checkpoint").exists() and (folder / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(folder)
+    tokenizer = build_tokenizer(vocabulary, scenes)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def scene_pixels(scenes: Iterable[Scene], size: int) -> Tensor:
@@ -79,13 +101,6 @@ def _scaled_down(scene: Scene, size: int) -> NDArray[np.uint8]:
 def pad_to(rows: list[list[int]], length: int, value: int) -> Tensor:
     """Rows cut or padded on the right to one length."""
     return torch.tensor([(row + [value] * length)[:length] for row in rows])
-
-
-def setting(values: dict[str, Any], name: str, kind: str) -> Any:
-    """A setting that must be there. Raises InputError."""
-    if name not in values:
-        raise InputError(f"The configuration lacks {kind}.{name}.")
-    return values[name]
 
 
 def accuracy(hits: dict[str, list[bool]]) -> dict[str, float]:

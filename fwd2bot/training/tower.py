@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from fwd2bot import attention
-from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.scene import COLOURS, UNIT
 from fwd2bot.data.world.sprites import LETTERS, object_names
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, pad_to, scene_pixels
+from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, kept_tokenizer, pad_to, scene_pixels
 
 CLASSES = (*COLOURS, *object_names(), *LETTERS)
 _CLASS = {name: number for number, name in enumerate(CLASSES)}
@@ -79,15 +78,14 @@ class TowerStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self.tokenizer: Any = build_tokenizer(config.model.get("vocabulary", 1024))
-        sizes = {"image": 96, "patch": 8, "width": 192, "layers": 6, "text_layers": 3}
-        sizes |= {name: value for name, value in config.model.items() if name != "vocabulary"}
+        sizes = dict(config.model)
+        self.tokenizer: Any = kept_tokenizer(config.out, sizes.pop("vocabulary"), sizes.pop("tokenizer_scenes"))
         self.image, self.grid = sizes["image"], sizes["image"] // sizes["patch"]
         clip: Any = CLIPModel(small_clip(len(self.tokenizer), **sizes))
         clip.set_attn_implementation(attention.register())
         self.tower = _Tower(clip, sizes["width"])
-        self.temperature = float(config.data.get("temperature", 0.05))
-        self.text_length = int(config.data.get("text_length", 72))
+        self.temperature = float(config.data["temperature"])
+        self.text_length = int(config.data["text_length"])
         if config.compile:
             clip.vision_model.forward = torch.compile(clip.vision_model.forward, dynamic=False)
             clip.text_model.forward = torch.compile(clip.text_model.forward, dynamic=False)
@@ -120,7 +118,7 @@ class TowerStage(Stage):
         """Cross-entropy of the patches and Eq. 3 on the pooled embeddings."""
         pixels, labels, ids = batch
         dense, images, texts = self._forward(pixels, ids)
-        weights = torch.ones(len(CLASSES))
+        weights = torch.ones(len(CLASSES), device=dense.device)
         weights[: len(COLOURS)] = 0.2
         return {
             "patches": F.cross_entropy(dense.float().flatten(0, 1), labels.flatten(), weight=weights),
@@ -128,24 +126,26 @@ class TowerStage(Stage):
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Right patches on things and on letters, and image-to-caption R@1 among a batch, on 256 validation scenes."""
+        """Right patches on things and on letters, and image-to-caption R@1 among a batch, on validation scenes."""
         thing: list[Tensor] = []
         letter: list[Tensor] = []
         found: list[Tensor] = []
-        size = self.config.batch_size
-        for first in range(0, 256, size):
-            scenes = [make_scene("val", index) for index in range(first, first + size)]
-            pixels, labels, ids = self._tensors(scenes, [captions(scene)[0] for scene in scenes])
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+        for indices in self.validation():
+            scenes = [make_scene("val", index) for index in indices]
+            batch = self._tensors(scenes, [captions(scene)[0] for scene in scenes])
+            pixels, labels, ids = (part.to(self.device) for part in batch)
+            with self.autocast():
                 dense, images, texts = self._forward(pixels, ids)
             right = dense.argmax(-1) == labels
             first_letter = len(CLASSES) - len(LETTERS)
             thing.append(right[(labels >= len(COLOURS)) & (labels < first_letter)])
             letter.append(right[labels >= first_letter])
             scores = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
-            found.append(scores.argmax(1) == torch.arange(size))
+            found.append(scores.argmax(1) == torch.arange(len(scenes), device=scores.device))
         share = [100.0 * torch.cat(part).float().mean().item() for part in (thing, letter, found)]
-        return dict(zip(("thing_patches", "letter_patches", f"recall_1_of_{size}"), share, strict=True))
+        return dict(
+            zip(("thing_patches", "letter_patches", f"recall_1_of_{self.config.batch_size}"), share, strict=True)
+        )
 
     def save(self, folder: Path) -> None:
         """The whole CLIP (a retrieval rival too) as a transformers folder, with its tokenizer and preprocessing."""

@@ -1,0 +1,97 @@
+"""Checkpoints of a run: one safetensors file with a checksum, written to one side, forced to the disk and renamed.
+
+The one before is kept. Killed at any moment, or with the newest damaged, a run goes on from a whole one.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fwd2bot.errors import Fwd2BotError
+
+LAST, PREVIOUS, NEW = "last.safetensors", "previous.safetensors", "new.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come: steps, seconds of training, and every tensor that it goes on with."""
+
+    step: int
+    seconds: float
+    tensors: dict[str, Tensor]
+
+
+def save_progress(folder: Path, progress: Progress) -> None:
+    """Make this the newest checkpoint. Raises Fwd2BotError where it cannot be written; the older ones are then kept."""
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in progress.tensors.items()}
+    told = {"step": str(progress.step), "seconds": str(progress.seconds), "checksum": checksum(tensors)}
+    new, last = folder / NEW, folder / LAST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, new, metadata=told)
+        _to_disk(new)
+        if last.exists():
+            last.replace(folder / PREVIOUS)
+        new.replace(last)
+        _to_disk(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Fwd2BotError(f"The checkpoint {last} cannot be written ({reason}); make room and run again.") from error
+
+
+def load_progress(folder: Path) -> Progress | None:
+    """The newest whole checkpoint; None where there is none. Of a damaged one it tells, and takes the one before.
+
+    Raises Fwd2BotError where there are checkpoints, and all are damaged.
+    """
+    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    reasons = []
+    for path in found:
+        try:
+            progress = _read(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            reasons.append(f"{path} is damaged ({' '.join(str(error).split())[:100]})")
+            continue
+        if reasons:
+            print(f"fwd2bot: {reasons[0]}; going on from the checkpoint before it.", file=sys.stderr)
+        return progress
+    if not found:
+        return None
+    raise Fwd2BotError(f"The checkpoint {' and '.join(reasons)}; remove {folder} to start anew.")
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and contents."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _read(path: Path) -> Progress:
+    with safe_open(path, "pt") as file:
+        told: dict[str, str] = file.metadata() or {}
+        names: list[str] = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    if "checksum" in told and told["checksum"] != checksum(tensors):
+        raise ValueError("its content has changed since it was written")
+    return Progress(step=int(told["step"]), seconds=float(told["seconds"]), tensors=tensors)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
