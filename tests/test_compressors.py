@@ -281,6 +281,17 @@ def test_hidden_tokens_change_the_answer_as_if_they_said_nothing():
     assert everything == compressor.generate(tokens, prompts, max_new_tokens=6)
 
 
+def test_hidden_tokens_keep_their_places(monkeypatch):
+    compressor, seen = tiny_compressor(), {}
+    monkeypatch.setattr(
+        compressor.llava, "generate", lambda rows, mask, stage, **options: seen.update(options, mask=mask)
+    )
+    prompts = batch_of(compressor, [[("what ?", None)]])
+    compressor.generate(compressor.compress(tiny_pixels(1)), prompts, keep=torch.tensor([True, False, False, True]))
+    assert seen["mask"][0, :6].tolist() == [True, True, False, False, True, True]
+    assert seen["positions"][0].tolist() == list(range(prompts.ids.shape[1] + 4))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

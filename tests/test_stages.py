@@ -38,7 +38,7 @@ def encoded(compressor):
 
 def our_gradients(compressor):
     compressor.trainable()
-    pixels = tiny_pixels(3, torch.float64)
+    pixels = tiny_pixels(3, compressor.llava.dtype)
     tokens = compressor.compress(pixels)
     batch = AnswerBatch.collate(encoded(compressor), pad_id=3, image_index=ABOUT)
     texts = compressor.compress_text(CAPTIONS)
@@ -138,6 +138,18 @@ def test_recomputing_in_the_wrong_stage_would_be_seen(exact_norms, monkeypatch):
     compressor.llava.gradient_checkpointing = True
     with pytest.raises(AssertionError):
         assert_equal(our_gradients(compressor), reference_gradients(compressor))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch.compile itself
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+def test_a_compiled_step_is_the_same_without_a_graph_break(checkpointing):
+    eager, compiled = tiny_compressor(), tiny_compressor()
+    compiled.llava.gradient_checkpointing = checkpointing
+    compiled.llava.compile(fullgraph=True, backend="aot_eager")
+    (loss, gradients), (expected_loss, expected) = our_gradients(compiled), our_gradients(eager)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-3)
 
 
 def test_both_adapters_are_trained_by_the_language_loss_alone():

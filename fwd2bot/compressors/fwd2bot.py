@@ -64,8 +64,8 @@ class Fwd2BotCompressor(Compressor):
         )
         return outputs[:, -count:]
 
-    def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """Token ids (B, N), padded on the right, and their mask; None when nothing is padded."""
+    def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, N), padded on the right, and their mask."""
         listed = self.llava.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         length = max(len(ids) for ids in listed)
         room = self.llava.context - len(self._text_prompt) - self.num_tokens - 1
@@ -75,8 +75,7 @@ class Fwd2BotCompressor(Compressor):
         device = self.llava.device
         lengths = torch.tensor([[len(ids)] for ids in listed], device=device)
         mask = torch.arange(length, device=device) < lengths
-        uniform = len({len(ids) for ids in listed}) == 1
-        return torch.tensor(padded, device=device, dtype=torch.long), None if uniform else mask
+        return torch.tensor(padded, device=device, dtype=torch.long), mask
 
     def _ids(self, text: str) -> list[int]:
         """Without BOS; "" is BOS itself."""
