@@ -352,6 +352,7 @@ def test(env: Environment, arguments: list[str]) -> int:
     """Every check, then the tests, also where a check has failed; gives the exit code."""
     workers = max(2, min(4, os.cpu_count() or 2))
     environ = {"OMP_NUM_THREADS": "1", **job_environ(env)}  # the workers share the cores
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it, and its tests
     checks = {
         "ruff check": ["ruff", "check", "--quiet"],
         "ruff format --check": ["ruff", "format", "--check", "--quiet"],
