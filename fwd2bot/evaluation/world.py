@@ -1,6 +1,8 @@
 """The generated world as a benchmark: questions by exact match, and retrieval by COCO's protocol.
 
     python -m fwd2bot.evaluation.world --model emoji-world --tokens 16 --out results/world/fwd2bot-16.json
+
+One JSON a run: every figure with the commit, the command and the machine that gave it.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def last_figures(metrics: Path) -> dict[str, float]:
 
 
 def add_scores(folder: Path, results: Sequence[Mapping[str, Any]]) -> Path:
-    """Put the evaluation's results into the card, in place of those that it held.
+    """Put the evaluation's results, each with a `name`, into the card, in place of those that it held.
 
     Raises InputError where there is no card, or it has no place for scores.
     """
@@ -89,25 +89,25 @@ def add_scores(folder: Path, results: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def scores(results: Sequence[Mapping[str, Any]]) -> str:
-    """Tables of what `fwd2bot.evaluation.world` writes: a line a result, then exact match by kind."""
-    ordered = sorted(results, key=lambda one: (one["model"], one["num_tokens"]))
+    """Tables of what `fwd2bot.evaluation.world` writes, in the order given: a line a result, then match by kind."""
     lines = [
         [
-            _name(one),
-            str(one["num_tokens"]),
+            str(one["name"]),
+            str(one["num_tokens"] or ""),
             *(_figure(one, *place) for place in _PLACES),
             f"`{one['commit'][:9]}`",
         ]
-        for one in ordered
+        for one in results
     ]
-    titles = ["model", "tokens", "test", "composition", "blank", "text to image R@1", "image to text R@1", "commit"]
-    kinds = [kind for kind in ordered[0]["figures"]["test"] if kind != "mean"]
-    by_kind = [[kind, *(_figure(one, "test", kind) for one in ordered)] for kind in kinds]
-    heads = ["kind", *(f"{_name(one)}, {one['num_tokens']}" for one in ordered)]
-    asked = ", ".join(sorted({f"{one['images']:,}" for one in ordered}))
-    gallery = ", ".join(sorted({f"{one['gallery']:,}" for one in ordered}))
+    titles = ["result", "tokens", "test", "composition", "blank", "text to image R@1", "image to text R@1", "commit"]
+    asked = [one for one in results if "test" in one["figures"]]
+    kinds = dict.fromkeys(kind for one in asked for kind in one["figures"]["test"] if kind != "mean")
+    by_kind = [[kind, *(_figure(one, "test", kind) for one in asked)] for kind in kinds]
+    heads = ["kind", *(str(one["name"]) for one in asked)]
+    images = " or ".join(sorted({f"{one['images']:,}" for one in asked}))
+    gallery = " or ".join(sorted({f"{one['gallery']:,}" for one in results}))
     return f"""\
-Exact match in per cent, the mean over kinds of questions, on {asked} scenes of the split test and of the split
+Exact match in per cent, the mean over kinds of questions, on {images} scenes of the split test and of the split
 composition (things at places where training never had them), and with a blank picture, which is what guessing gives.
 Retrieval: recall at 1 in per cent over {gallery} pictures, half of them near duplicates, with five captions each.
 
@@ -125,10 +125,6 @@ _PLACES = (
     ("retrieval", "text_to_image_R@1"),
     ("retrieval", "image_to_text_R@1"),
 )
-
-
-def _name(result: Mapping[str, Any]) -> str:
-    return f"{result['model']} ({result['compressor']})" if "compressor" in result else str(result["model"])
 
 
 def _figure(result: Mapping[str, Any], part: str, name: str) -> str:
@@ -187,7 +183,7 @@ def _result(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a result: {error}.") from error
     if not isinstance(content, dict) or not {"model", "num_tokens", "figures", "commit"} <= content.keys():
         raise InputError(f"{path} is no result of fwd2bot.evaluation.world.")
-    return content
+    return {**content, "name": path.stem}
 
 
 if __name__ == "__main__":

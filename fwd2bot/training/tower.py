@@ -142,10 +142,9 @@ class TowerStage(Stage):
             letter.append(right[labels >= first_letter])
             scores = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
             found.append(scores.argmax(1) == torch.arange(len(scenes), device=scores.device))
-        share = [100.0 * torch.cat(part).float().mean().item() for part in (thing, letter, found)]
-        return dict(
-            zip(("thing_patches", "letter_patches", f"recall_1_of_{self.config.batch_size}"), share, strict=True)
-        )
+        figures = {"thing_patches": thing, "letter_patches": letter, f"recall_1_of_{self.config.batch_size}": found}
+        whole = {name: torch.cat(parts).float() for name, parts in figures.items()}
+        return {name: 100.0 * right.mean().item() for name, right in whole.items() if len(right)}
 
     def save(self, folder: Path) -> None:
         """The whole CLIP (a retrieval rival too) as a transformers folder, with its tokenizer and preprocessing."""
