@@ -1,41 +1,50 @@
-"""The projector: what the tower sees in a patch becomes the language model's own word for it.
+"""The projector: what the tower sees in a patch becomes the language model's own words for it.
 
 LLaVA's first stage aligns the projector through captions and a frozen language model. Here the generator knows what
-every patch shows, so the projected patch is drawn straight to the embedding of that word: the same end, at the cost
-of a forward pass of the tower.
+every patch shows, so the projected patch is drawn straight to the sum of the embeddings of those words: the thing's
+name, its size and its place, or the background's colour and pattern. The same end, at the cost of a forward pass of
+the tower; and the place, which a language model with rotary positions cannot read off a row's index, comes with it.
 """
 
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.world import Scene, make_scene
-from fwd2bot.data.world.scene import COLOURS, UNIT
+from fwd2bot.data.world.scene import COLOURS, PATTERNS, PLACES, UNIT
 from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, scene_pixels
 from fwd2bot.training.tower import CLASSES, patch_labels
 
+DETAILS = (*PLACES, "small", "large", *PATTERNS, "")
+"""What is said of a patch besides its name or colour; the last says nothing."""
+_NOTHING = len(DETAILS) - 1
 _FIRST_LETTER = len(CLASSES) - len(LETTERS)
 
 
 def patch_words(scene: Scene, grid: int) -> Tensor:
-    """As `patch_labels`, with a sign's second letter apart from its first (another token): + len(LETTERS)."""
+    """What is said of each patch, (grid * grid, 3): a class as in `patch_labels`, then two words of `DETAILS`.
+
+    A sign's second letter is + len(LETTERS): another token than its first. Things: size and place; background: its
+    pattern and nothing.
+    """
     labels = patch_labels(scene, grid).view(grid, grid)
+    details = torch.full((grid, grid, 2), _NOTHING)
+    details[..., 0] = DETAILS.index(scene.pattern)
     centres = (torch.arange(grid) + 0.5) * UNIT / grid
     for thing in scene.things:
+        inside = ((centres - thing.y).abs() <= thing.side / 2)[:, None] & ((centres - thing.x).abs() <= thing.side / 2)
+        inside &= labels >= len(COLOURS)
+        details[inside] = torch.tensor([DETAILS.index(thing.size), DETAILS.index(PLACES[thing.place])])
         if thing.text:
-            reach = thing.side / 2
-            rows, right = (centres - thing.y).abs() <= reach, (centres >= thing.x) & (centres <= thing.x + reach)
-            second = rows[:, None] & right & (labels >= _FIRST_LETTER)
-            labels[second] += len(LETTERS)
-    return labels.flatten()
+            labels[inside & (centres >= thing.x) & (labels >= _FIRST_LETTER)] += len(LETTERS)
+    return torch.cat([labels[..., None], details], dim=-1).flatten(0, 1)
 
 
 class ProjectorStage(Stage):
@@ -48,28 +57,32 @@ class ProjectorStage(Stage):
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(["projector"])
         self.image = int(llava.network.config.vision_config.image_size)
-        self.words = self._word_embeddings()
+        self.words, self.details = self._word_embeddings()
         if config.compile:
             llava.compile(dynamic=False)
 
-    def _word_embeddings(self) -> Tensor:
-        """(classes, D): the mean embedding of each class's tokens; letters as a sign's first, then as its second."""
+    @torch.no_grad()
+    def _word_embeddings(self) -> tuple[Tensor, Tensor]:
+        """(classes, D) and (details, D): sums of each word's tokens; letters as a sign's first, then as its second."""
         llava = self.compressor.llava
-        words = []
-        for name in (*CLASSES[:_FIRST_LETTER], *(letter.lower() for letter in LETTERS)):
-            ids = llava.tokenizer(name, add_special_tokens=False)["input_ids"]
-            words.append(llava.embed(torch.tensor(ids)).mean(0))
+
+        def embedded(words: str) -> Tensor:
+            ids = llava.tokenizer(words, add_special_tokens=False)["input_ids"]
+            return llava.embed(torch.tensor(ids)).sum(0)
+
+        words = [embedded(name) for name in (*CLASSES[:_FIRST_LETTER], *(letter.lower() for letter in LETTERS))]
         for letter in LETTERS:
             continued = llava.tokenizer.convert_tokens_to_ids(letter.lower())
             words.append(llava.embed(torch.tensor([continued]))[0])
-        return torch.stack(words).detach()
+        details = [embedded(word) for word in DETAILS[:_NOTHING]]
+        return torch.stack(words), torch.stack([*details, torch.zeros_like(details[0])])
 
     @property
     def module(self) -> nn.Module:
         return self.compressor
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """pixels (B, 3, H, W), classes (B, V)."""
+        """pixels (B, 3, H, W), words of each patch (B, V, 3)."""
         return self._tensors([make_scene("train", index) for index in self.indices(step)])
 
     def _tensors(self, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
@@ -77,24 +90,25 @@ class ProjectorStage(Stage):
         return scene_pixels(scenes, self.image), torch.stack([patch_words(scene, grid) for scene in scenes])
 
     def losses(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """Squared distance to the word, in units of the words' own spread; backgrounds count a fifth."""
-        pixels, classes = batch
+        """Squared distance to the sum of the words, in units of the words' own spread; backgrounds count a fifth."""
+        pixels, said = batch
         projected = self.compressor.compress(pixels).float()
-        words = self.words.to(projected.device)
-        distance = (projected - words[classes]).square().mean(-1) / words.var()
-        weight = torch.where(classes < len(COLOURS), 0.2, 1.0)
+        wanted = self.words[said[..., 0]] + self.details[said[..., 1:]].sum(-2)  # (B, V, D)
+        distance = (projected - wanted).square().mean(-1) / self.words.var()
+        weight = torch.where(said[..., 0] < len(COLOURS), 0.2, 1.0)
         return {"distance": (distance * weight).sum() / weight.sum()}
 
     def evaluate(self) -> dict[str, float]:
-        """Share of patches on things whose nearest word is the right one, on up to 128 validation scenes."""
-        words, found = F.normalize(self.words, dim=-1).to(self.device), []
-        for indices in self.validation(128):
-            pixels, classes = (part.to(self.device) for part in self._tensors([make_scene("val", i) for i in indices]))
-            with self.autocast():
-                projected = self.compressor.compress(pixels)
-            right = (F.normalize(projected.float(), dim=-1) @ words.T).argmax(-1) == classes
-            found.append(right[classes >= len(COLOURS)])
-        return {"thing_patches": 100.0 * torch.cat(found).float().mean().item()}
+        """Share of patches on things that lie nearest to their own words, of name and of place, on 128 scenes."""
+        pixels, said = self._tensors([make_scene("val", index) for index in range(128)])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+            projected = torch.cat([self.compressor.compress(part) for part in pixels.split(self.config.batch_size)])
+        thing = said[..., 0] >= len(COLOURS)
+        projected, said = projected.float()[thing], said[thing]
+        names = torch.cdist(projected - self.details[said[:, 1:]].sum(-2), self.words).argmin(-1)
+        places = torch.cdist(projected - self.words[said[:, 0]] - self.details[said[:, 1]], self.details).argmin(-1)
+        right = {"name": names == said[:, 0], "place": places == said[:, 2]}
+        return {part: 100.0 * hits.float().mean().item() for part, hits in right.items()}
 
     def save(self, folder: Path) -> None:
         """A LLaVA folder whose language model has not seen a picture yet."""
