@@ -30,8 +30,12 @@ Result = TypeVar("Result")
 class Model(Protocol):
     """What the jobs need of `fwd2bot.load(...)`."""
 
+    batch_size: int
+
     @property
     def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -42,9 +46,11 @@ class Model(Protocol):
     def token_counts(self) -> Sequence[int]: ...
     @property
     def cuttable(self) -> bool: ...
+    @property
+    def storable(self) -> bool: ...
     def compress(self, images: Sequence[Image.Image], num_tokens: int | None = None) -> "Tensor": ...
-    def answer(self, tokens: "Tensor", questions: Sequence[str]) -> list[str]: ...
-    def caption(self, tokens: "Tensor") -> list[str]: ...
+    def answer(self, tokens: Any, questions: Sequence[str]) -> list[str]: ...
+    def caption(self, tokens: Any) -> list[str]: ...
     def embed(self, inputs: Any, num_tokens: int | None = None) -> "Tensor": ...
 
 
@@ -86,11 +92,11 @@ def compress_images(
     store is of another model, of another number of tokens, or cannot be written.
     """
     if batch_size < 1:
-        raise InputError(f"the batch must hold at least 1 picture, not {batch_size}")
+        raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
     paths = list(paths)
     found = find_images(paths)
     if not found:
-        raise InputError(f"there are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files")
+        raise InputError(f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files.")
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     began = time.monotonic()
     with store.writing():
@@ -115,6 +121,8 @@ def open_or_create(
     model: Model, path: str | Path, *, num_tokens: int | None = None, quantisation: str | None = None
 ) -> Store:
     """The store for this model's rows. Raises StoreError or InputError as `compress_images` does."""
+    if not model.storable:
+        raise InputError(f"{model.name} makes no rows that are worth keeping: take a model that compresses (fwd2bot).")
     if not Store.exists(path):
         count = model.num_tokens if num_tokens is None else num_tokens
         _check_count(model, count)
@@ -122,6 +130,7 @@ def open_or_create(
             path,
             fingerprint=model.fingerprint,
             model=model.name,
+            source=model.source,
             num_tokens=count,
             width=model.width,
             quantisation=quantisation or DEFAULT_QUANTISATION,
@@ -134,7 +143,7 @@ def open_or_create(
     ):
         if wanted not in (None, there):
             raise StoreError(
-                f"{path} holds {what.format(there)}, not {wanted}: leave the option out, or compress into a new store"
+                f"{path} holds {what.format(there)}, not {wanted}: leave the option out, or compress into a new store."
             )
     return store
 
@@ -248,7 +257,7 @@ def _chunk(
 
 def _asked(text: str, what: str = "question") -> str:
     if not text.strip():
-        raise InputError(f"the {what} is empty: write a {what}")
+        raise InputError(f"The {what} is empty: write a {what}.")
     return text
 
 
@@ -261,13 +270,13 @@ def _rows_count(model: Model, store: Store, num_tokens: int | None) -> int:
     if num_tokens < held:
         _check_count(model, num_tokens)
         if not model.cuttable:
-            raise InputError(f"{model.name} cannot read a part of a row: leave out the number of tokens ({held} here)")
+            raise InputError(f"{model.name} cannot read a part of a row: leave out the number of tokens ({held} here).")
     return num_tokens
 
 
 def _check_count(model: Model, count: int) -> None:
     if count not in model.token_counts:
-        raise InputError(f"{model.name} gives {_listed(sorted(model.token_counts))} tokens an image, not {count}")
+        raise InputError(f"{model.name} gives {_listed(sorted(model.token_counts))} tokens an image, not {count}.")
 
 
 def _listed(counts: Sequence[int]) -> str:
@@ -276,12 +285,9 @@ def _listed(counts: Sequence[int]) -> str:
     return " or ".join(map(str, counts))
 
 
-def _tokens(store: Store, images: Sequence[str], count: int) -> "Tensor":
+def _tokens(store: Store, images: Sequence[str], count: int) -> NDArray[np.float32]:
     """(B, K, D) of these images, each read once."""
-    import torch
-
     names = [store.find(image) for image in images]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     rows = [row.tokens for row in store.get(list(places), num_tokens=count) if row.tokens is not None]
-    tokens: Tensor = torch.from_numpy(np.stack(rows))
-    return tokens[[places[name] for name in names]]
+    return np.stack(rows)[[places[name] for name in names]]

@@ -64,20 +64,20 @@ def read_bytes(path: str | Path) -> bytes:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             next(path.iterdir(), None)
-            raise ImageError(f"{path} is a folder, not a picture")
+            raise ImageError(f"{path} is a folder, not a picture.")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would wait for ever
-            raise ImageError(f"{path} is not a file (a pipe, a socket or a device)")
+            raise ImageError(f"{path} is not a file (a pipe, a socket or a device).")
         if status.st_size > MAX_BYTES:
-            raise ImageError(f"{path} is larger than {MAX_BYTES >> 30} GiB: no picture that can be read")
+            raise ImageError(f"{path} is larger than {MAX_BYTES >> 30} GiB: no picture that can be read.")
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path} is not there: check the path") from None
+        raise ImageError(f"{path} is not there: check the path.") from None
     except PermissionError:
-        raise ImageError(f"{path} may not be read: permission denied") from None
+        raise ImageError(f"{path} may not be read: permission denied.") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ImageError(f"{path} cannot be read: {_reason(error)}") from None
+        raise ImageError(f"{path} cannot be read: {_reason(error)}.") from None
     if not content:
-        raise ImageError(f"{path} is empty (0 bytes)")
+        raise ImageError(f"{path} is empty (0 bytes).")
     return content
 
 
@@ -102,13 +102,13 @@ def decode(content: bytes, name: str) -> Picture:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture of a kind that can be read (PNG, JPEG, WebP ...)") from None
+        raise ImageError(f"{name} is not a picture of a kind that can be read (PNG, JPEG, WebP ...).") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_large(name, "huge")) from None
     except MemoryError:
-        raise ImageError(f"{name} is too large for the memory of this machine") from None
+        raise ImageError(f"{name} is too large for the memory of this machine.") from None
     except Exception as error:  # decoders of damaged files raise nearly everything: OSError, SyntaxError, struct.error
-        raise ImageError(f"{name} is damaged or cut short: {_reason(error)}") from None
+        raise ImageError(f"{name} is damaged or cut short: {_reason(error)}.") from None
     if (width > height) != (picture.width > picture.height):  # it was lying on its side
         width, height = height, width
     return Picture(image=picture, hash=content_hash(content), file_bytes=len(content), width=width, height=height)
@@ -143,7 +143,7 @@ def longer_name(name: str, path: str | Path) -> str:
 
 def _given(path: str | Path) -> Path:
     if not str(path).strip():
-        raise InputError("an empty path was given: name a file or a folder ('.' for the current one)")
+        raise InputError("An empty path was given: name a file or a folder ('.' for the current one).")
     return Path(path)
 
 
@@ -221,7 +221,7 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 def _too_large(name: str, size: str) -> str:
     limit = MAX_PIXELS // 1_000_000
-    return f"{name} is too large ({size}; at most {limit} million pixels): make it smaller first"
+    return f"{name} is too large ({size}; at most {limit} million pixels): make it smaller first."
 
 
 def _reason(error: BaseException) -> str:

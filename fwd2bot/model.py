@@ -33,9 +33,13 @@ class Fwd2Bot:
     A batch of pictures, questions or texts of any size is cut into batches of `batch_size`.
     """
 
-    def __init__(self, compressor: Compressor, *, name: str = "unsaved", folder: Path | None = None) -> None:
+    def __init__(
+        self, compressor: Compressor, *, name: str = "unsaved", source: str = "", folder: Path | None = None
+    ) -> None:
         self.compressor = compressor
         self.name = name
+        self.source = source or name
+        """What `load` takes to make it again: a bundled name, a hub id, the whole path of a folder."""
         self.batch_size = 32
         self._folder = folder
         self._template = template_named(compressor.config.template)
@@ -206,7 +210,9 @@ def load(name: str | Path, device: str | None = None, dtype: str | None = None) 
     compressor = checkpoint.load_model(folder, chosen, _device(device))
     if small and chosen == torch.float32:
         adapters.fold(compressor)
-    return Fwd2Bot(compressor, name=Path(name).name if Path(name).is_dir() else str(name), folder=folder)
+    if str(name) in bundled_names() or not Path(name).is_dir():
+        return Fwd2Bot(compressor, name=str(name), folder=folder)
+    return Fwd2Bot(compressor, name=folder.resolve().name, source=str(folder.resolve()), folder=folder)
 
 
 def bundled_names() -> list[str]:

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from fwd2bot.store.quantise import QUANTISERS
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,3 +22,42 @@ def exact_norms(monkeypatch):
         return self.weight * hidden * torch.rsqrt(variance + self.variance_epsilon)
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a command with the model that sees colours, in an empty folder: run("info", "x") -> (code, out, err)."""
+    from cli_run import make_run
+    from fake_model import fake_load
+
+    import fwd2bot
+
+    monkeypatch.setitem(vars(fwd2bot), "load", fake_load)
+    monkeypatch.chdir(tmp_path)
+    return make_run(monkeypatch, capsys)
+
+
+@pytest.fixture
+def album(run, tmp_path):
+    """A store of three pictures, and no pictures any more."""
+    import shutil
+
+    from fake_model import picture
+
+    picture(tmp_path / "photos/fox.png", "red")
+    picture(tmp_path / "photos/sea.png", "blue")
+    picture(tmp_path / "photos/more/flag.png", "green", "yellow")
+    assert run("compress", "photos", "--store", "album.store").code == 0
+    shutil.rmtree(tmp_path / "photos")
+    return tmp_path
+
+
+@pytest.fixture(params=sorted(QUANTISERS))
+def store(request, tmp_path):
+    """An empty store of every quantisation."""
+    from store_rows import MODEL, TOKENS, WIDTH
+
+    from fwd2bot.store import Store
+
+    path = tmp_path / "album.store"
+    return Store.create(path, num_tokens=TOKENS, width=WIDTH, quantisation=request.param, **MODEL)

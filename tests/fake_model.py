@@ -26,6 +26,9 @@ class FakeModel:
     """Four tokens: the quarters' colours, a constant, and which quarter it is. Answers with the nearest names."""
 
     name = "fake"
+    source = "fake"
+    batch_size = 32
+    storable = True
     fingerprint = "sha256:" + "ab" * 32
     width = 8
     num_tokens = 4
@@ -43,14 +46,14 @@ class FakeModel:
         ]
         return self._tokens(np.stack(quarters), num_tokens)
 
-    def answer(self, tokens: Tensor, questions: Sequence[str]) -> list[str]:
+    def answer(self, tokens: Any, questions: Sequence[str]) -> list[str]:
         for question in questions:
             if len(question) > LONGEST:
                 raise InputError(f"the question has {len(question)} letters; at most {LONGEST} fit: ask a shorter one")
         names = [[_nearest(token) for token in row] for row in tokens]
         return [" ".join(row) if "each" in question else row[0] for row, question in zip(names, questions, strict=True)]
 
-    def caption(self, tokens: Tensor) -> list[str]:
+    def caption(self, tokens: Any) -> list[str]:
         return [f"a {_nearest(row[0])} picture" for row in tokens]
 
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
@@ -69,7 +72,7 @@ class FakeModel:
 class OtherModel(FakeModel):
     """The same with other weights, and no part of a row."""
 
-    name = "other"
+    name = source = "other"
     fingerprint = "sha256:" + "cd" * 32
     token_counts = (2, 4)
     cuttable = False
@@ -93,6 +96,6 @@ def picture(path: Path, colour: str, other: str | None = None) -> Path:
     return path
 
 
-def _nearest(token: Tensor) -> str:
-    colour = (token[:3] + 1) / 2
+def _nearest(token: Any) -> str:
+    colour = (torch.as_tensor(token)[:3] + 1) / 2
     return min(COLOURS, key=lambda name: float((colour - torch.tensor(COLOURS[name])).abs().sum()))

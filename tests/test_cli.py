@@ -1,67 +1,16 @@
 """The command line: a table of arguments to output and exit code, the JSON, and what a mistake looks like."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from fake_model import LONGEST, fake_load, picture
+from cli_run import Ran, Run
+from fake_model import LONGEST, picture
 
 import fwd2bot
-from fwd2bot.cli import demo, main
-from fwd2bot.cli.output import ProgressLine, duration, plural, print_json
-from fwd2bot.cli.parser import EXAMPLES, make_parser
 from fwd2bot.store import Store
-
-COMMANDS = ("demo", "compress", "ask", "caption", "search", "match", "info", "world", "train")
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command with the model that sees colours, in an empty folder."""
-    monkeypatch.setitem(vars(fwd2bot), "load", fake_load)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, stdin: str = "") -> Ran:
-        monkeypatch.setattr(sys, "stdin", StringIO(stdin))
-        try:
-            code = main(list(arguments))
-        except SystemExit as exit_:
-            code = int(str(exit_.code))
-        return Ran(code, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def album(run: Run, tmp_path: Path) -> Path:
-    """A store of three pictures, and no pictures any more."""
-    picture(tmp_path / "photos/fox.png", "red")
-    picture(tmp_path / "photos/sea.png", "blue")
-    picture(tmp_path / "photos/more/flag.png", "green", "yellow")
-    assert run("compress", "photos", "--store", "album.store").code == 0
-    shutil.rmtree(tmp_path / "photos")
-    return tmp_path
-
 
 # Answers.
 
@@ -135,7 +84,7 @@ def test_compress_reports_what_it_did(run: Run, tmp_path: Path) -> None:
     assert "1 image with the same content as another" in ran.out
     assert "1 image could not be read:" in ran.out
     assert ran.out.splitlines()[-1].endswith(
-        "p/broken.png is not a picture of a kind that can be read (PNG, JPEG, WebP ...)"
+        "p/broken.png is not a picture of a kind that can be read (PNG, JPEG, WebP ...)."
     )
     assert Store.open("s").header.num_tokens == 2
     (tmp_path / "p/broken.png").unlink()
@@ -209,32 +158,32 @@ def test_json_of_compress(run: Run, tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["ask", "?", "--image", "fix.png", "--store", "album.store"], 2, "did you mean 'fox.png'?"),
-        (["ask", " ", "--image", "fox.png", "--store", "album.store"], 2, "the question is empty"),
+        (["ask", " ", "--image", "fox.png", "--store", "album.store"], 2, "The question is empty"),
         (["ask", "x" * (LONGEST + 1), "--image", "fox.png", "--store", "album.store"], 2, "ask a shorter one"),
-        (["ask", "--store", "album.store"], 2, "what is the question?"),
-        (["ask", "?", "--store", "album.store"], 2, "about which image?"),
-        (["ask", "?", "--all", "--image", "fox.png", "--store", "album.store"], 2, "about which image?"),
+        (["ask", "--store", "album.store"], 2, "What is the question?"),
+        (["ask", "?", "--store", "album.store"], 2, "About which image?"),
+        (["ask", "?", "--all", "--image", "fox.png", "--store", "album.store"], 2, "About which image?"),
         (["ask", "?", "--questions", "q.jsonl", "--store", "album.store"], 2, "leave out QUESTION"),
-        (["ask", "--questions", "q.jsonl", "--store", "album.store"], 2, "there is no file q.jsonl"),
-        (["ask", "?", "--all", "--store", "missing.store"], 5, "there is no store at missing.store"),
+        (["ask", "--questions", "q.jsonl", "--store", "album.store"], 2, "There is no file q.jsonl"),
+        (["ask", "?", "--all", "--store", "missing.store"], 5, "There is no store at missing.store"),
         (["ask", "?", "--all", "--store", "album.store", "--model", "other"], 5, "written by fake"),
         (["ask", "?", "--all", "--store", "album.store", "--model", "none"], 4, "There is no model none."),
         (["ask", "?", "--all", "--store", "album.store", "--tokens", "9"], 5, "holds 4 tokens an image"),
         (["ask", "?", "--all"], 2, "required: --store"),
-        (["search", "--store", "album.store"], 2, "search for one thing"),
-        (["search", "red", "--like", "a.png", "--store", "album.store"], 2, "search for one thing"),
-        (["search", "", "--store", "album.store"], 2, "the query is empty"),
+        (["search", "--store", "album.store"], 2, "Search for one thing"),
+        (["search", "red", "--like", "a.png", "--store", "album.store"], 2, "Search for one thing"),
+        (["search", "", "--store", "album.store"], 2, "The query is empty"),
         (["search", "red", "--top", "0", "--store", "album.store"], 2, "--top must be at least 1"),
         (["search", "--like", "missing.png", "--store", "album.store"], 3, "missing.png is not there"),
         (["search", "--queries", "album.store", "--store", "album.store"], 2, "album.store cannot be read"),
         (["match", "missing.png", "-"], 3, "missing.png is not there"),
-        (["match", "a.png", "missing.txt"], 2, "there is no file missing.txt"),
-        (["compress", "empty", "--store", "s"], 2, "there are no pictures in empty"),
-        (["compress", "", "--store", "s"], 2, "an empty path"),
+        (["match", "a.png", "missing.txt"], 2, "There is no file missing.txt"),
+        (["compress", "empty", "--store", "s"], 2, "There are no pictures in empty"),
+        (["compress", "", "--store", "s"], 2, "An empty path"),
         (["compress", "empty", "--store", "."], 5, "not a store"),
         (["compress", "empty", "--store", "s", "--tokens", "many"], 2, "invalid int value"),
-        (["info", "missing.store"], 5, "there is no store at missing.store"),
-        (["info", "empty"], 5, "there is no store"),
+        (["info", "missing.store"], 5, "There is no store at missing.store"),
+        (["info", "empty"], 5, "There is no store"),
         (["world", "--out", "w", "--images", "0"], 2, "--images must be at least 1"),
         (["train", "missing.yaml"], 2, "missing.yaml"),
         (["fly"], 2, "invalid choice: 'fly'"),
@@ -265,7 +214,7 @@ def test_a_file_that_is_not_utf8_is_one_line(run: Run, album: Path) -> None:
 
 
 def test_the_model_of_the_store_is_named_where_it_is_gone(run: Run, album: Path) -> None:
-    header = {"fingerprint": "x", "model": "/gone", "num_tokens": 1, "width": 1}
+    header = {"fingerprint": "x", "model": "gone", "source": "/gone", "num_tokens": 1, "width": 1}
     Store.create("gone.store", **header)
     ran = run("search", "red", "--store", "gone.store")
     assert ran.code == 4
@@ -300,170 +249,3 @@ def test_debug_shows_where_it_happened(run: Run, album: Path, monkeypatch: pytes
     monkeypatch.setitem(vars(fwd2bot), "load", broken)
     with pytest.raises(ZeroDivisionError):
         run("caption", "--store", "album.store", "--debug")
-
-
-# Help, start-up and the ends of processes.
-
-
-def test_every_command_has_help_with_examples(run: Run) -> None:
-    assert tuple(EXAMPLES) == COMMANDS
-    for command in COMMANDS:
-        ran = run(command, "--help")
-        assert ran.code == 0
-        assert f"fwd2bot {command} " in ran.out.split("examples:")[1]
-    assert run().code == 2
-    assert run("--version").out == f"fwd2bot {fwd2bot.__version__}\n"
-
-
-def test_every_example_can_be_parsed() -> None:
-    import shlex
-
-    for text in EXAMPLES.values():
-        for line in text.splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                assert make_parser().parse_args(words[1:]).command == words[1]
-
-
-@pytest.mark.parametrize("command", ["help", "info"])
-def test_help_and_info_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
-    arguments = ["--help"] if command == "help" else ["info", "album.store"]
-    process = [sys.executable, "-X", "importtime", "-m", "fwd2bot", *arguments]
-    ran = subprocess.run(process, capture_output=True, text=True, check=True, env=ENVIRONMENT)
-    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
-    heavy = {"torch", "transformers", "pandas.core", "PIL.Image"} | ({"numpy", "lance"} if command == "help" else set())
-    assert not imported & heavy
-    assert "fwd2bot.cli.parser" in imported
-
-
-@pytest.mark.parametrize(("command", "limit"), [("help", 0.3), ("info", 1.0)])
-def test_help_and_info_are_quick(run: Run, album: Path, command: str, limit: float) -> None:
-    arguments = ["--help"] if command == "help" else ["info", str(album / "album.store")]
-    seconds = []
-    for _ in range(3):
-        began = time.monotonic()
-        process = [sys.executable, "-m", "fwd2bot", *arguments]
-        subprocess.run(process, stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
-        seconds.append(time.monotonic() - began)
-    assert min(seconds) < limit
-
-
-FAKE_PROCESS = """
-import os, sys, time
-import fwd2bot, fake_model
-fwd2bot.load = fake_model.fake_load
-if "SLOW" in os.environ:
-    def slow(self, images, num_tokens=None, compress=fake_model.FakeModel.compress):
-        time.sleep(0.2)
-        return compress(self, images, num_tokens)
-    fake_model.FakeModel.compress = slow
-from fwd2bot.cli import main
-sys.exit(main())
-"""
-
-
-def test_a_reader_that_goes_away_is_no_error(run: Run, album: Path) -> None:
-    command = [sys.executable, "-c", FAKE_PROCESS, "caption", "--store", "album.store"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    assert process.wait(60) == 141
-    assert process.stderr.read() == ""
-    process.stderr.close()
-
-
-def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: Path) -> None:
-    for place in range(20):
-        picture(tmp_path / f"p/{place}.png", "red", "blue").write_bytes(
-            picture(tmp_path / f"p/{place}.png", "red", "blue").read_bytes() + bytes([place])
-        )
-    command = [sys.executable, "-c", FAKE_PROCESS, "compress", "p", "--store", "s", "--batch", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, "SLOW": "1"})
-    assert process.stderr is not None
-    until = time.monotonic() + 60
-    while not Store.exists("s") and time.monotonic() < until:
-        time.sleep(0.02)
-    time.sleep(0.8)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert process.stderr.read().strip() == "fwd2bot: stopped"
-    process.stderr.close()
-    there = len(Store.open("s"))
-    assert 0 < there < 20
-    assert f"{there} image" in run("compress", "p", "--store", "s").out
-    assert len(Store.open("s")) == 20
-
-
-# What is printed.
-
-
-def test_progress_is_plain_lines_now_and_then_where_nobody_watches(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    progress = ProgressLine("compressed", "images")
-    for done in range(1, 21):
-        now[0] += 0.5
-        progress(done, 20)
-    assert capsys.readouterr().err == "compressed 10 of 20 images (2 a second, 5.0 s left)\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7322, "2 h 2 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_plural() -> None:
-    assert [plural(count, "image") for count in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
-
-
-def test_print_json_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json([])
-    assert json.loads(capsys.readouterr().out) == []
-
-
-# The demo.
-
-
-@pytest.fixture
-def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "bundled" / "album"
-    for colour in ("red", "green", "blue"):
-        picture(folder / f"{colour}.png", colour)
-    questions = [
-        {"image": f"{colour}.png", "question": f"what is in {colour} ?", "answer": "red", "kind": colour}
-        for colour in ("red", "green", "blue")
-    ]
-    captions = [{"image": f"{c}.png", "captions": [f"a {c} one", c, f"it is {c}"]} for c in ("red", "green", "blue")]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
-    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in captions))
-    monkeypatch.setattr(demo, "files", lambda package: tmp_path)
-    return folder
-
-
-def test_demo_shows_the_main_job_and_leaves_nothing_behind(run: Run, sample: Path, tmp_path: Path) -> None:
-    before = sorted(path for path in tmp_path.rglob("*"))
-    ran = run("demo")
-    assert ran.code == 0
-    for part in ("3 pictures added", "1 of all 3 questions", "3 of 3 such texts", "a red picture", "try next"):
-        assert part in ran.out
-    assert len(ran.out.splitlines()) <= 55
-    assert max(map(len, ran.out.split("try next")[0].splitlines())) <= 80
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_demo_keeps_the_store_that_is_asked_for(run: Run, sample: Path) -> None:
-    assert run("demo", "--store", "kept.store").code == 0
-    assert len(Store.open("kept.store")) == 3
-    assert "3 were there already" in run("demo", "--store", "kept.store").out
-
-
-def test_demo_without_its_album_says_so(run: Run, sample: Path) -> None:
-    (sample / "captions.jsonl").unlink()
-    ran = run("demo")
-    assert ran.code == 2
-    assert "install fwd2bot again" in ran.err

@@ -113,7 +113,7 @@ def test_compress_lists_what_it_cannot_read_and_goes_on(photos: Path, tmp_path: 
 
 def test_compress_of_nothing_makes_no_store(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"there are no pictures in .*empty"):
+    with pytest.raises(InputError, match=r"There are no pictures in .*empty"):
         compress_images(MODEL, [tmp_path / "empty"], tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -214,7 +214,7 @@ def test_ask_goes_on_after_what_cannot_be_answered(store: Store) -> None:
     pairs[3:3] = [("rad.png", "?"), ("red.png", " "), ("red.png", "x" * (LONGEST + 1))]
     replies = list(ask(MODEL, store, pairs))
     assert [reply.text for reply in replies] == ["red"] * 3 + [None] * 3 + ["red"] * (CHUNK - 3)
-    says = ("did you mean 'red.png'", "the question is empty", f"at most {LONGEST} fit")
+    says = ("did you mean 'red.png'", "The question is empty", f"at most {LONGEST} fit")
     for reply, part in zip(replies[3:6], says, strict=True):
         assert part in (reply.error or "")
 
@@ -251,7 +251,7 @@ def test_search_finds_by_text_from_rows_alone(store: Store) -> None:
     assert [[name for name, _ in one.results][:1] for one in found] == [["more/blue.png"], [], ["red.png"]]
     assert found[0].results[0][1] == pytest.approx(1)
     assert len(found[0].results) == 2
-    assert "the query is empty" in (found[1].error or "")
+    assert "The query is empty" in (found[1].error or "")
 
 
 def test_search_like_finds_by_a_picture(store: Store, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_match_ranks_texts(tmp_path: Path) -> None:
     ranked = match(MODEL, path, ["blue", "yellow", "red", "yellow again"])
     assert [text for text, _ in ranked] == ["yellow", "yellow again", "red", "blue"]
     assert ranked[0][1] == pytest.approx(1)
-    with pytest.raises(InputError, match="the text is empty"):
+    with pytest.raises(InputError, match="The text is empty"):
         match(MODEL, path, ["blue", " "])
     with pytest.raises(InputError, match="not 7"):
         match(MODEL, path, ["blue"], num_tokens=7)

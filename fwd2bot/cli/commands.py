@@ -23,8 +23,10 @@ def run_compress(options: argparse.Namespace) -> int:
     from fwd2bot.engine import compress_images
 
     store = Store.open(options.store) if Store.exists(options.store) else None
+    model = load_model(options, store)
+    model.batch_size = max(options.batch, 1)
     report = compress_images(
-        load_model(options, store),
+        model,
         options.paths,
         options.store,
         num_tokens=options.tokens,
@@ -45,7 +47,7 @@ def run_ask(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     pairs = _questions(options, store)
     if not pairs:
-        raise InputError(f"there is nothing to ask: {options.questions or options.store} is empty")
+        raise InputError(f"There is nothing to ask: {options.questions or options.store} is empty.")
     model = load_model(options, store)
     replies = _with_progress(ask(model, store, pairs, num_tokens=options.tokens), len(pairs), "answered", "questions")
     if options.json:
@@ -60,7 +62,7 @@ def run_caption(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     images = options.image or store.names()
     if not images:
-        raise InputError(f"there is nothing to caption: {options.store} is empty")
+        raise InputError(f"There is nothing to caption: {options.store} is empty.")
     model = load_model(options, store)
     captions = caption(model, store, images, num_tokens=options.tokens)
     replies = _with_progress(captions, len(images), "captioned", "images")
@@ -74,9 +76,9 @@ def run_search(options: argparse.Namespace) -> int:
 
     given = [way for way in (options.text, options.like, options.queries) if way is not None]
     if len(given) != 1:
-        raise InputError("search for one thing: a TEXT, --like FILE or --queries FILE")
+        raise InputError("Search for one thing: a TEXT, --like FILE or --queries FILE.")
     if options.top < 1:
-        raise InputError(f"--top must be at least 1, not {options.top}")
+        raise InputError(f"--top must be at least 1, not {options.top}.")
     store = Store.open(options.store)
     queries = [options.text] if options.queries is None else read_lines(options.queries)
     model = load_model(options, store)
@@ -104,7 +106,7 @@ def run_match(options: argparse.Namespace) -> int:
     from fwd2bot.engine import match
 
     if options.top is not None and options.top < 1:
-        raise InputError(f"--top must be at least 1, not {options.top}")
+        raise InputError(f"--top must be at least 1, not {options.top}.")
     texts = read_lines(options.texts)
     ranked = match(load_model(options), options.picture, texts, num_tokens=options.tokens)[: options.top]
     if options.json:
@@ -136,7 +138,7 @@ def run_world(options: argparse.Namespace) -> int:
     from fwd2bot.data.world.writers import write_world
 
     if options.images < 1:
-        raise InputError(f"--images must be at least 1, not {options.images}")
+        raise InputError(f"--images must be at least 1, not {options.images}.")
     progress = ProgressLine("wrote", "images")
     write_world(options.out, options.images, options.split, seed=options.seed, progress=progress)
     print(f"{plural(options.images, 'image')} of the {options.split} split in {options.out}")
@@ -154,13 +156,15 @@ def load_model(options: argparse.Namespace, store: Store | None = None) -> "Mode
     """The model that was asked for; else the one that wrote the store; else the bundled one."""
     import fwd2bot
 
-    name = options.model or (DEFAULT_MODEL if store is None else store.header.model)
+    name = options.model or (DEFAULT_MODEL if store is None else store.header.source)
     try:
         model: Model = fwd2bot.load(name, device=options.device, dtype=options.dtype)
         return model
     except ModelError as error:
         if options.model is None and store is not None:
-            raise ModelError(f"{error} It is the model that wrote {store.path}: where is it now? (--model)") from error
+            raise ModelError(
+                f"{error} It is the model that wrote {store.path}: say with --model where it is."
+            ) from error
         raise
 
 
@@ -168,7 +172,7 @@ def read_lines(file: str) -> list[str]:
     """Lines of a text file (- is stdin), blank ones left out. Raises InputError where there is none."""
     lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{file} has no lines: write one text a line")
+        raise InputError(f"{file} has no lines: write one text a line.")
     return lines
 
 
@@ -176,25 +180,25 @@ def _text(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"there is no file {file}") from None
+        raise InputError(f"There is no file {file}.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{file} is not text in UTF-8: save it as UTF-8") from None
+        raise InputError(f"{file} is not text in UTF-8: save it as UTF-8.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _questions(options: argparse.Namespace, store: Store) -> list[tuple[str, str]]:
     """(image, question) pairs of --questions, or of the question and the images."""
     if options.questions is not None:
         if options.question is not None or options.image or options.all:
-            raise InputError("--questions brings images and questions: leave out QUESTION, --image and --all")
+            raise InputError("--questions brings images and questions: leave out QUESTION, --image and --all.")
         return list(_read_questions(options.questions))
     if options.question is None:
-        raise InputError("what is the question? write it in quotes after `ask`, or give --questions FILE")
+        raise InputError("What is the question? Write it in quotes after `ask`, or give --questions FILE.")
     if not options.question.strip():
-        raise InputError("the question is empty: write a question")
+        raise InputError("The question is empty: write a question.")
     if bool(options.image) == options.all:
-        raise InputError("about which image? give --image NAME (or several), or --all")
+        raise InputError("About which image? Give --image NAME (or several), or --all.")
     return [(image, options.question) for image in options.image or store.names()]
 
 
@@ -205,10 +209,10 @@ def _read_questions(file: str) -> Iterator[tuple[str, str]]:
         try:
             value = json.loads(line)
         except ValueError:
-            raise InputError(f"{file} line {number} is not JSON: write an object a line") from None
+            raise InputError(f"{file} line {number} is not JSON: write an object a line.") from None
         pair = (value.get("image"), value.get("question")) if isinstance(value, dict) else (None, None)
         if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
-            raise InputError(f'{file} line {number} is not {{"image": "...", "question": "..."}}')
+            raise InputError(f'{file} line {number} is not {{"image": "...", "question": "..."}}.')
         yield pair[0], pair[1]
 
 

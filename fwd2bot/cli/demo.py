@@ -45,7 +45,7 @@ class Album:
             lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").splitlines()]
             captions = {line["image"]: line["captions"] for line in lines}
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"the sample album is not whole in {folder} ({error}): install fwd2bot again") from None
+            raise InputError(f"The sample album is not whole in {folder} ({error}): install fwd2bot again.") from None
         return cls(folder=folder, questions=questions, captions=captions)
 
 

@@ -28,7 +28,8 @@ Floats = NDArray[np.float32]
 class Header:
     """What is true of every row of a store."""
 
-    model: str  # the name or folder that loads the model
+    model: str  # its name
+    source: str  # what loads it again: a bundled name, a folder, a hub id
     fingerprint: str
     num_tokens: int  # K
     width: int  # D
@@ -37,7 +38,7 @@ class Header:
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1 or self.width < 1:
-            raise StoreError(f"a row cannot hold {self.num_tokens} tokens of {self.width} numbers: at least 1 of each")
+            raise StoreError(f"A row cannot hold {self.num_tokens} tokens of {self.width} numbers: at least 1 of each.")
         _ = self.quantiser
 
     @property
@@ -60,11 +61,11 @@ class Header:
             version = int(values["format"])
             if version > FORMAT:
                 raise StoreError(
-                    f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it"
+                    f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it."
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError):
-            raise StoreError(f"{path} has a damaged header: restore it from a copy, or compress anew") from None
+            raise StoreError(f"{path} has a damaged header: restore it from a copy, or compress anew.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ class StoreInfo:
     disk_bytes: int
     image_bytes: int
     model: str
+    source: str
     fingerprint: str
     format: int
 
@@ -122,16 +124,24 @@ class Store(ABC):
         model: str,
         num_tokens: int,
         width: int,
+        source: str | None = None,
         quantisation: str = DEFAULT_QUANTISATION,
     ) -> "Store":
         """A new store, in a folder that is not there, is empty, or holds a creation that was cut off.
+
+        `model` is the name of the model that writes it, `source` what loads that model again (None: its name).
 
         Raises StoreError where the folder holds anything else.
         """
         from fwd2bot.store.lance import create_store
 
         header = Header(
-            fingerprint=fingerprint, model=model, num_tokens=num_tokens, width=width, quantisation=quantisation
+            fingerprint=fingerprint,
+            model=model,
+            source=source or model,
+            num_tokens=num_tokens,
+            width=width,
+            quantisation=quantisation,
         )
         return create_store(Path(path), header)
 
@@ -188,9 +198,9 @@ class Store(ABC):
         """Raises StoreError where the rows were written by another model."""
         if fingerprint != self.header.fingerprint:
             raise StoreError(
-                f"the rows of {self.path} were written by {self.header.model} ({short(self.header.fingerprint)}), and "
+                f"The rows of {self.path} were written by {self.header.model} ({short(self.header.fingerprint)}), and "
                 f"this is {model} ({short(fingerprint)}): use the model that wrote them, "
-                "or compress the images with this one into a new store"
+                "or compress the images with this one into a new store."
             )
 
     def names(self) -> list[str]:
@@ -213,8 +223,8 @@ class Store(ABC):
             return next(iter(found.values()))
         if found:
             several = " or ".join(map(repr, list(found.values())[:3]))
-            raise InputError(f"{image!r} may be {several} of {self.path}: give the whole name")
-        raise InputError(f"there is no image {image!r} in {self.path}{self._suggestion(asked)}")
+            raise InputError(f"{image!r} may be {several} of {self.path}: give the whole name.")
+        raise InputError(f"There is no image {image!r} in {self.path}{self._suggestion(asked)}")
 
     def get(self, images: Sequence[str], num_tokens: int | None = None) -> list[Row]:
         """The rows of images, in order, with their first `num_tokens` summary tokens (all of them where None).
@@ -225,7 +235,7 @@ class Store(ABC):
         if not 1 <= count <= self.header.num_tokens:
             raise StoreError(
                 f"{self.path} holds {self.header.num_tokens} tokens an image, so {count} cannot be read: "
-                f"ask for 1 to {self.header.num_tokens}, or compress again with more into a new store"
+                f"ask for 1 to {self.header.num_tokens}, or compress again with more into a new store."
             )
         size = count * self.header.quantiser.token_bytes(self.header.width)
         rows = []
@@ -247,9 +257,9 @@ class Store(ABC):
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.header.width:
-            raise StoreError(f"vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}")
+            raise StoreError(f"Vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}.")
         if top < 1:
-            raise InputError(f"the number of results must be at least 1, not {top}")
+            raise InputError(f"The number of results must be at least 1, not {top}.")
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
         for names, block in self._vectors():
             rough = queries @ block.T  # its rounding depends on the block's shape: good for the choice alone
@@ -264,9 +274,9 @@ class Store(ABC):
     def _suggestion(self, asked: str) -> str:
         names = self.names()
         if not names:
-            return ", which is empty: add images with `fwd2bot compress`"
+            return ", which is empty: add images with `fwd2bot compress`."
         near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-        return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}"
+        return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}."
 
     @cached_property
     def _by_last_part(self) -> dict[str, list[tuple[str, str, str]]]:

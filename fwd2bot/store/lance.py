@@ -25,7 +25,7 @@ from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
-_HEADER_FIGURES = ["model", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
+_OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "width", "height"]
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
@@ -44,17 +44,19 @@ def open_store(path: Path) -> "LanceStore":
     """Raises StoreError where there is no store, or it cannot be read."""
     with _translated(path, "read"):
         if not path.exists() or (is_new(path) and not (path / LOCK).exists()):
-            raise StoreError(f"there is no store at {path}: make one with `fwd2bot compress PHOTOS --store {path}`")
+            raise StoreError(f"There is no store at {path}: make one with `fwd2bot compress PHOTOS --store {path}`.")
         if is_new(path):
-            raise StoreError(f"{path} was begun and never finished: run `fwd2bot compress PHOTOS --store {path}` again")
+            raise StoreError(
+                f"{path} was begun and never finished: run `fwd2bot compress PHOTOS --store {path}` again."
+            )
         if not path.is_dir():
-            raise StoreError(f"{path} is a file, not a store: give the folder of a store, or a new one")
+            raise StoreError(f"{path} is a file, not a store: give the folder of a store, or a new one.")
         if not (path / "_versions").is_dir():
-            raise StoreError(f"{path} is a folder but not a store: give the folder of a store, or a new one")
+            raise StoreError(f"{path} is a folder but not a store: give the folder of a store, or a new one.")
         dataset = lance.dataset(_uri(path))
         text = (dataset.schema.metadata or {}).get(HEADER_KEY)
         if text is None:
-            raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder")
+            raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder.")
         return LanceStore(path, Header.from_json(text.decode(), path), dataset)
 
 
@@ -64,10 +66,10 @@ def create_store(path: Path, header: Header) -> "LanceStore":
         if is_new(path):
             path.mkdir(parents=True, exist_ok=True)
         elif not (path / LOCK).exists():
-            raise StoreError(f"{path} is not a store, and not empty: give the store a folder of its own")
+            raise StoreError(f"{path} is not a store, and not empty: give the store a folder of its own.")
         with _lock(path):
             if not is_new(path):
-                raise StoreError(f"{path} holds a store already: open it, or give another folder")
+                raise StoreError(f"{path} holds a store already: open it, or give another folder.")
             dataset = lance.write_dataset(_schema(header).empty_table(), _uri(path), mode="create")
     return LanceStore(path, header, dataset)
 
@@ -104,7 +106,7 @@ class LanceStore(Store):
         with _translated(self.path, "read"):
             table = self._dataset.to_table(columns=["names", "file_bytes"]).combine_chunks()
             names = np.diff(_offsets(table["names"]))
-            header = {name: getattr(self.header, name) for name in _HEADER_FIGURES}
+            header = {name: getattr(self.header, name) for name in _OF_HEADER}
             return StoreInfo(
                 path=str(self.path),
                 rows=int((names > 0).sum()),
@@ -225,9 +227,9 @@ class LanceStore(Store):
         shapes = tuple(None if part is None else part.shape for part in (row.tokens, row.vector))
         wanted = ((self.header.num_tokens, self.header.width), (self.header.width,))
         if row.tokens is None or row.vector is None or shapes != wanted:
-            raise StoreError(f"rows of {self.path} hold tokens and a vector of shapes {wanted}, not {shapes}")
+            raise StoreError(f"Rows of {self.path} hold tokens and a vector of shapes {wanted}, not {shapes}.")
         if not (np.isfinite(row.tokens).all() and np.isfinite(row.vector).all()):
-            raise StoreError(f"the model gave no finite numbers for {row.name}: try --dtype float32")
+            raise StoreError(f"The model gave no finite numbers for {row.name}: try --dtype float32.")
 
     def _changes(self, rows: Sequence[Row]) -> tuple[list[_New], dict[str, dict[str, str]]]:
         """What rows bring: the new ones with their names, and the new names of those that are there."""
@@ -242,7 +244,7 @@ class LanceStore(Store):
             if owner is not None:
                 names[owner].pop(row.name, None)
             if row.hash not in index and new.setdefault(row.hash, row).tokens is None:
-                raise StoreError(f"{row.name} comes without tokens, and {self.path} has none for its content yet")
+                raise StoreError(f"{row.name} comes without tokens, and {self.path} has none for its content yet.")
             names[row.hash][row.name] = row.path
             moved[row.name] = row.hash
         renamed = {key: now for key, now in names.items() if key in index and now != index[key].names}
@@ -326,7 +328,7 @@ def _take(lock: TextIO, path: Path) -> None:
         lock.seek(0)
         raise StoreError(
             f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again "
-            "(only what is missing will be compressed)"
+            "(only what is missing will be compressed)."
         ) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -351,9 +353,9 @@ _LANCE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, pa.ArrowException)
 def _sentence(path: Path, doing: str, error: BaseException) -> str:
     reason = " ".join(str(error).split())[:160]
     if isinstance(error, PermissionError) or "ermission denied" in reason:
-        return f"{path} may not be {doing}: permission denied"
+        return f"{path} may not be {doing}: permission denied."
     if "No space left" in reason:
-        return f"{path} cannot be {doing}: the disk is full; what was committed before is safe"
+        return f"{path} cannot be {doing}: the disk is full; what was committed before is safe."
     if doing == "written":
-        return f"{path} cannot be written ({reason}); what was committed before is safe"
-    return f"{path} is damaged: restore it from a copy, or compress the images anew into another store ({reason})"
+        return f"{path} cannot be written ({reason}); what was committed before is safe."
+    return f"{path} is damaged: restore it from a copy, or compress the images anew into another store ({reason})."

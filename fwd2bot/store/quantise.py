@@ -92,5 +92,5 @@ QUANTISERS: dict[str, Quantiser] = {quantiser.name: quantiser for quantiser in (
 def quantiser(name: str) -> Quantiser:
     """The quantiser of that name. Raises StoreError where there is none."""
     if name not in QUANTISERS:
-        raise StoreError(f"there is no quantisation {name!r}: choose one of {', '.join(QUANTISERS)}")
+        raise StoreError(f"There is no quantisation {name!r}: choose one of {', '.join(QUANTISERS)}.")
     return QUANTISERS[name]

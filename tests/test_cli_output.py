@@ -1,0 +1,84 @@
+"""What is printed beside the answers: progress, durations; and the demo."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cli_run import Run
+from fake_model import picture
+
+from fwd2bot.cli import demo
+from fwd2bot.cli.output import ProgressLine, duration, plural, print_json
+from fwd2bot.store import Store
+
+
+def test_progress_is_plain_lines_now_and_then_where_nobody_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = ProgressLine("compressed", "images")
+    for done in range(1, 21):
+        now[0] += 0.5
+        progress(done, 20)
+    assert capsys.readouterr().err == "compressed 10 of 20 images (2 a second, 5.0 s left)\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7322, "2 h 2 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plural() -> None:
+    assert [plural(count, "image") for count in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
+
+
+def test_print_json_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([])
+    assert json.loads(capsys.readouterr().out) == []
+
+
+# The demo.
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bundled" / "album"
+    for colour in ("red", "green", "blue"):
+        picture(folder / f"{colour}.png", colour)
+    questions = [
+        {"image": f"{colour}.png", "question": f"what is in {colour} ?", "answer": "red", "kind": colour}
+        for colour in ("red", "green", "blue")
+    ]
+    captions = [{"image": f"{c}.png", "captions": [f"a {c} one", c, f"it is {c}"]} for c in ("red", "green", "blue")]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
+    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in captions))
+    monkeypatch.setattr(demo, "files", lambda package: tmp_path)
+    return folder
+
+
+def test_demo_shows_the_main_job_and_leaves_nothing_behind(run: Run, sample: Path, tmp_path: Path) -> None:
+    before = sorted(path for path in tmp_path.rglob("*"))
+    ran = run("demo")
+    assert ran.code == 0
+    for part in ("3 pictures added", "1 of all 3 questions", "3 of 3 such texts", "a red picture", "try next"):
+        assert part in ran.out
+    assert len(ran.out.splitlines()) <= 55
+    assert max(map(len, ran.out.split("try next")[0].splitlines())) <= 80
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_demo_keeps_the_store_that_is_asked_for(run: Run, sample: Path) -> None:
+    assert run("demo", "--store", "kept.store").code == 0
+    assert len(Store.open("kept.store")) == 3
+    assert "3 were there already" in run("demo", "--store", "kept.store").out
+
+
+def test_demo_without_its_album_says_so(run: Run, sample: Path) -> None:
+    (sample / "captions.jsonl").unlink()
+    ran = run("demo")
+    assert ran.code == 2
+    assert "install fwd2bot again" in ran.err

@@ -1,0 +1,109 @@
+"""The command line as a process: help, start-up, imports, signals."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_run import Run
+from fake_model import picture
+
+import fwd2bot
+from fwd2bot.cli.parser import EXAMPLES, make_parser
+from fwd2bot.store import Store
+
+COMMANDS = ("demo", "compress", "ask", "caption", "search", "match", "info", "world", "train")
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+
+
+def test_every_command_has_help_with_examples(run: Run) -> None:
+    assert tuple(EXAMPLES) == COMMANDS
+    for command in COMMANDS:
+        ran = run(command, "--help")
+        assert ran.code == 0
+        assert f"fwd2bot {command} " in ran.out.split("examples:")[1]
+    assert run().code == 2
+    assert run("--version").out == f"fwd2bot {fwd2bot.__version__}\n"
+
+
+def test_every_example_can_be_parsed() -> None:
+    for text in EXAMPLES.values():
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                assert make_parser().parse_args(words[1:]).command == words[1]
+
+
+@pytest.mark.parametrize("command", ["help", "info"])
+def test_help_and_info_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
+    arguments = ["--help"] if command == "help" else ["info", "album.store"]
+    process = [sys.executable, "-X", "importtime", "-m", "fwd2bot", *arguments]
+    ran = subprocess.run(process, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    heavy = {"torch", "transformers", "pandas.core", "PIL.Image"} | ({"numpy", "lance"} if command == "help" else set())
+    assert not imported & heavy
+    assert "fwd2bot.cli.parser" in imported
+
+
+@pytest.mark.parametrize(("command", "limit"), [("help", 0.3), ("info", 1.0)])
+def test_help_and_info_are_quick(run: Run, album: Path, command: str, limit: float) -> None:
+    arguments = ["--help"] if command == "help" else ["info", str(album / "album.store")]
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        process = [sys.executable, "-m", "fwd2bot", *arguments]
+        subprocess.run(process, stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < limit
+
+
+FAKE_PROCESS = """
+import os, sys, time
+import fwd2bot, fake_model
+fwd2bot.load = fake_model.fake_load
+if "SLOW" in os.environ:
+    def slow(self, images, num_tokens=None, compress=fake_model.FakeModel.compress):
+        time.sleep(0.2)
+        return compress(self, images, num_tokens)
+    fake_model.FakeModel.compress = slow
+from fwd2bot.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_reader_that_goes_away_is_no_error(run: Run, album: Path) -> None:
+    command = [sys.executable, "-c", FAKE_PROCESS, "caption", "--store", "album.store"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: Path) -> None:
+    for place in range(20):
+        picture(tmp_path / f"p/{place}.png", "red", "blue").write_bytes(
+            picture(tmp_path / f"p/{place}.png", "red", "blue").read_bytes() + bytes([place])
+        )
+    command = [sys.executable, "-c", FAKE_PROCESS, "compress", "p", "--store", "s", "--batch", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, "SLOW": "1"})
+    assert process.stderr is not None
+    until = time.monotonic() + 60
+    while not Store.exists("s") and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.8)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert process.stderr.read().strip() == "fwd2bot: stopped"
+    process.stderr.close()
+    there = len(Store.open("s"))
+    assert 0 < there < 20
+    assert f"{there} image" in run("compress", "p", "--store", "s").out
+    assert len(Store.open("s")) == 20
