@@ -56,6 +56,8 @@ class CompressorConfig:
     initial_embeddings: str = "eos"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.default)
         object.__setattr__(self, "token_counts", tuple(sorted(self.token_counts)) or (self.num_tokens,))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -81,6 +83,19 @@ class CompressorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "token_counts": list(self.token_counts)}
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raises InputError unless the value is of the default's kind: what YAML and JSON read is checked here."""
+    if isinstance(default, tuple):
+        good = isinstance(value, list | tuple) and all(type(count) is int for count in value)
+    elif isinstance(default, float):
+        good = type(value) in (int, float)
+    else:
+        good = type(value) is (type(default) if default is not None else str) or value is default
+    if not good:
+        kind = {tuple: "a list of whole numbers", float: "a number", int: "a whole number"}.get(type(default), "a text")
+        raise InputError(f"{name} is {value!r}; it must be {kind}.")
 
 
 @dataclass(frozen=True)
