@@ -21,7 +21,7 @@ from PIL import Image
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.questions import questions
 from fwd2bot.data.world.render import render
-from fwd2bot.data.world.scene import SPLITS, Scene, make_scene
+from fwd2bot.data.world.scene import SIGN, SPLITS, Scene, make_scene
 from fwd2bot.errors import InputError
 
 INSTRUCTIONS = (
@@ -104,7 +104,7 @@ def cc3m_pair(scene: Scene) -> dict[str, Any]:
 
 
 def write_album(out: Path, images: int = 24) -> Path:
-    """The sample album: pictures named by what they show, with questions and captions (see `runs/make_album.py`)."""
+    """The sample album: pictures named by one thing that they show, with questions and captions (see `runs/make_album.py`)."""
     out.mkdir(parents=True, exist_ok=True)
     renamed: dict[str, str] = {}
     scenes: list[Scene] = []
@@ -112,8 +112,8 @@ def write_album(out: Path, images: int = 24) -> Path:
     while len(scenes) < images:
         scene = make_scene("test", 500_000 + number)
         number += 1
-        name = "-".join(scene.names()[:3]).replace(" ", "_") + ".png"
-        if len(scene.things) < 2 or name in renamed.values():
+        name = next((t.name for t in scene.unique() if t.name != SIGN and " " not in t.name), "") + ".png"
+        if len(scene.things) < 3 or name == ".png" or name in renamed.values():
             continue
         renamed[scene.name] = name
         scenes.append(scene)
