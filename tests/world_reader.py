@@ -7,6 +7,7 @@ record's own `place` and `size`.
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 from fwd2bot.data.world import Scene
 
@@ -55,40 +56,41 @@ def one_of(plural: str, known: set[str]) -> str:
     return name
 
 
+@cache
+def any_of(known: frozenset[str]) -> str:
+    """A pattern for any name, the longest first."""
+    return "|".join(sorted(known, key=len, reverse=True))
+
+
 def answer(question: str, scene: Scene, known: set[str]) -> str:
     """The answer to a question of any kind. `known` are all names that there are."""
     things = look(scene)
-    if (pattern := "pattern" in question or "kind of background" in question) or "speckled" in question:
+    words = re.sub(r",? ?\b(?:in|of) (?:the|this) (?:picture|image)\b,?", "", question.rstrip("?.")).strip()
+    name = any_of(frozenset(known))
+    if re.search(r"\bpattern\b|\bspeckled\b|kind of background", words):
         return scene.pattern
-    if "color" in question or "colour" in question:
-        assert not pattern
+    if re.search(r"\bcolou?r\b", words):
         return scene.colour
-    if "letters" in question or "written" in question or "sign say" in question or question.startswith("read "):
+    if re.search(r"\b(?:letters|written|read|says?)\b", words):
         (sign,) = [thing for thing in things if thing.text]
         return str(sign.text).lower()
-    if " a. " in question:
+    if " a. " in words:
         return _choose(question, things)
-    relation = r"the (?P<a>[a-z ]+?)(?: somewhere)? (?P<how>left of|right of|above|below) the (?P<b>[a-z ]+)"
-    asks = r"(?:is|do you see|image show) "
-    if found := re.search(asks + relation, question):
+    if found := re.search(rf"\bthe (?P<a>{name}) (?P<how>left of|right of|above|below) the (?P<b>{name})$", words):
         return _compare(found, things)
-    if "how many" in question or "count" in question or "number of" in question:
-        return _count(question, things, known)
-    if found := re.search(PLACE, question):
+    if re.search(r"\b(?:many|count|number)\b", words):
+        return _count(words, things, known)
+    if found := re.search(PLACE, words):
         here = [thing.name for thing in things if thing.place == found["place"]]
         return here[0] if here else "nothing"
-    if found := re.search(r"(?:what size is|size of|how large is|how big is) the (.+)\?", question):
-        return "large" if _only(found[1], things).large else "small"
-    if found := re.search(r"is the (.+) small or large", question):
-        return "large" if _only(found[1], things).large else "small"
-    if found := re.search(r"(?:where is|which place is|position of|where do you see) the (.+)\?", question):
-        return _only(found[1], things).place
-    if found := re.search(r"where the (.+) is\.", question):
-        return _only(found[1], things).place
-    found = re.search(r"\ban? ([a-z ]+?)(?: in the picture| in this image)?\?$", question)
+    if found := re.search(rf"\ban? ({name})$", words):
+        return "yes" if any(thing.name == found[1] for thing in things) else "no"
+    found = re.search(rf"\bthe ({name})\b", words)
     assert found is not None, question
-    assert found[1] in known, question
-    return "yes" if any(thing.name == found[1] for thing in things) else "no"
+    if re.search(r"\b(?:size|small|large|big)\b", words):
+        return "large" if _only(found[1], things).large else "small"
+    assert re.search(r"\b(?:where|place|position)\b", words), question
+    return _only(found[1], things).place
 
 
 def _only(name: str, things: list[Seen]) -> Seen:
@@ -116,11 +118,10 @@ def _compare(found: re.Match[str], things: list[Seen]) -> str:
     return "yes" if (first.row < second.row) == (found["how"] == "above") else "no"
 
 
-def _count(question: str, things: list[Seen], known: set[str]) -> str:
-    found = re.search(
-        r"(?:how many|count the|number of) (.+?)(?: are there| do you see| are in the picture)?[.?]", question
-    )
-    assert found is not None, question
+def _count(words: str, things: list[Seen], known: set[str]) -> str:
+    asks = r"(?:how many|count the|number of) (.+?)(?: are there| there are| are| do you see| can you see)?$"
+    found = re.search(asks, words)
+    assert found is not None, words
     if found[1] in ("objects", "things"):
         return str(len(things))
     name = one_of(found[1], known)
