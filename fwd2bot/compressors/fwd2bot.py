@@ -65,12 +65,13 @@ class Fwd2BotCompressor(Compressor):
         return outputs[:, -count:]
 
     def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, N), padded on the right, and their mask."""
+        """Token ids (B, N), padded on the right to a multiple of 24 (few shapes to compile), and their mask."""
         listed = self.llava.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         length = max(len(ids) for ids in listed)
         room = self.llava.context - len(self._text_prompt) - self.num_tokens - 1
         if length > room:
             raise InputError(f"A text of {length} tokens is too long; this model can embed {room} at once.")
+        length = min(room, -(-length // 24) * 24)
         padded = [ids + [0] * (length - len(ids)) for ids in listed]
         device = self.llava.device
         lengths = torch.tensor([[len(ids)] for ids in listed], device=device)

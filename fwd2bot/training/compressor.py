@@ -93,14 +93,15 @@ class CompressorStage(Stage):
         return random.Random(f"{self.config.seed}:{step}").choice(counts)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Eq. 2 and Eq. 3, weighted."""
+        """Eq. 2 and Eq. 3, weighted. Where tokens can be cut, all are made and the first few used: one shape of pass 1."""
         count = self.num_tokens(step)
-        tokens = self.compressor.compress(batch.pixels, num_tokens=count)
+        made = None if self.compressor.cuttable else count
+        tokens = self.compressor.compress(batch.pixels, num_tokens=made)[:, :count]
         losses: dict[str, Tensor] = {}
         if weight := self.config.losses.get("autoregressive", 0.0):
             losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers)
         if self.disc:
-            texts = self.compressor.compress_text(batch.captions, num_tokens=count)
+            texts = self.compressor.compress_text(batch.captions, num_tokens=made)[:, :count]
             images, texts = self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)
             temperature = self.compressor.config.temperature
             losses["contrastive"] = self.disc * contrastive_loss(images.float(), texts.float(), temperature)
