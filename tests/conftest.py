@@ -61,3 +61,11 @@ def store(request, tmp_path):
 
     path = tmp_path / "album.store"
     return Store.create(path, num_tokens=TOKENS, width=WIDTH, quantisation=request.param, **MODEL)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """The folder of a tiny untrained LLaVA of the world, with the tower and the language model beside it."""
+    from tiny_runs import untrained_base
+
+    return untrained_base(tmp_path_factory.mktemp("models"))

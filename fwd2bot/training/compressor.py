@@ -49,7 +49,7 @@ class CompressorStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        settings = compressor_settings(config)
+        settings = CompressorConfig.from_dict(config.compressor)
         llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
@@ -154,16 +154,6 @@ class CompressorStage(Stage):
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
         given = self.config.init["base"]
         return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
-
-
-def compressor_settings(config: TrainConfig) -> CompressorConfig:
-    """Raises InputError for a setting that is unknown or of the wrong kind."""
-    try:
-        return CompressorConfig.from_dict(config.compressor)
-    except TypeError as error:
-        raise InputError(
-            f"compressor is {config.compressor}, which holds a value of the wrong kind: {error}."
-        ) from error
 
 
 def load_base(init: dict[str, str]) -> Llava:

@@ -1,0 +1,140 @@
+"""A training's YAML file: every mistake is one sentence, told before any work is done."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import settings, written
+
+from fwd2bot.cli import main
+from fwd2bot.errors import InputError
+from fwd2bot.training import run
+from fwd2bot.training.config import SETTINGS, TrainConfig
+from fwd2bot.training.loop import build_stage
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def load(tmp_path: Path, what: str = "fwd2bot", **changes: Any) -> TrainConfig:
+    return TrainConfig.load(written(tmp_path, settings(what, tmp_path / "out", tmp_path / "base", **changes)))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_configuration_of_the_repository_is_sound(path: Path) -> None:
+    config = TrainConfig.load(path)
+    assert config.stage in SETTINGS
+    assert set(SETTINGS[config.stage]["data"]) == set(config.data)
+
+
+def test_settings_left_out_are_filled_in(tmp_path: Path) -> None:
+    config = load(tmp_path, data={"length": 100})
+    assert config.data == {"length": 100, "turns": 8, "captioning": 0.3, "curriculum": []}
+    assert config.losses == {"autoregressive": 1.0, "contrastive": 1.0}
+    assert config.out == tmp_path / "out"
+
+
+def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tmp_path / "base"))
+    path.write_text(path.read_text().replace("learning_rate: 0.003", "learning_rate: 1e-3"))
+    assert "1e-3" in path.read_text()
+    assert TrainConfig.load(path).learning_rate == 0.001
+
+
+def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
+    config = load(tmp_path, train_parts=["projector"])
+    assert TrainConfig.load(written(tmp_path, config.to_dict())) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stage": "lamp"}, "stage is 'lamp'; it must be one of tower, language, projector, compressor"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be muon or adamw"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1 up"),
+        ({"steps": True}, "steps is True; it must be a whole number"),
+        ({"batch_size": "8"}, "batch_size is '8'; it must be a whole number"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1"),
+        ({"seed": 0.5}, "seed is 0.5; it must be a whole number from 0 up"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; it must be a number above 0"),
+        ({"learning_rate": 0}, "learning_rate is 0; it must be a number above 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be a number"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be a number from 0 up"),
+        ({"warmup": 0.7, "cooldown": 0.5}, "warmup and cooldown are 1.2 of the steps; at most 1"),
+        ({"compile": "yes"}, "compile is 'yes'; it must be true or false"),
+        ({"lerning_rate": 1}, "'lerning_rate' is no setting; the settings are autocast, batch_size"),
+        ({"data": {"lenght": 100}}, "data.lenght is no setting of this stage; those are length, turns"),
+        ({"data": {"length": 10.5}}, "data.length is 10.5; it must be a whole number"),
+        ({"data": {"captioning": "often"}}, "data.captioning is 'often'; it must be a number from 0 up"),
+        ({"data": [1]}, r"data is \[1\]; it must hold settings"),
+        ({"data": {"curriculum": [2, 4]}}, r"data.curriculum is \[2, 4\]; it must be a list of pairs"),
+        ({"data": {"curriculum": [[0.0, 12]]}}, "data.curriculum asks for 12 things; a scene holds 1 to 9"),
+        ({"data": {"curriculum": [[0.5, 2], [0.1, 4]]}}, "The shares of data.curriculum must rise"),
+        ({"model": {"width": 64}}, "model.width is no setting of this stage; this stage has none"),
+        ({"losses": {"ranking": 1.0}}, "losses.ranking is no loss; the losses are autoregressive, contrastive"),
+        ({"losses": {"contrastive": -1}}, "losses.contrastive is -1; it must be a number from 0 up"),
+        ({"init": {}}, "A compressor starts from other models: init must name base or tower and language"),
+        ({"init": {"base": "a", "tower": "b"}}, "init must name base or tower and language"),
+        ({"init": {"clip": "a"}}, "init.clip is 'a'; init names folders: base, or tower and language"),
+        ({"init": {"base": 3}}, "init.base is 3; init names folders"),
+        ({"train_parts": "projector"}, r"train_parts is 'projector'; it must be a list, such as \[projector\]"),
+        ({"compressor": "fwd2bot"}, "compressor is 'fwd2bot'; it must hold settings"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_file(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        load(tmp_path, **changes)
+    assert str(caught.value).startswith(str(tmp_path / "run.yaml"))
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("stage: [", "is not YAML: while parsing"),
+        ("- a\n- b\n", "must hold settings"),
+        ("", "must hold settings"),
+        ("stage: tower\nout: x\nsteps: 1\n", "lacks the setting 'batch_size'"),
+        ("3: 4\n", "'3' is no setting"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_an_input_error(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        TrainConfig.load(tmp_path / "run.yaml")
+
+
+def test_a_missing_or_binary_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        TrainConfig.load(tmp_path / "none.yaml")
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not YAML"):
+        TrainConfig.load(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"init": {"base": "nowhere"}}, "init.base is nowhere, which is no folder; train that stage first"),
+        ({"init": {"tower": "a", "language": "b"}}, "init.tower is a, which holds no trained model"),
+        ({"compressor": {"compressor": "magic"}}, "no compressor 'magic'"),
+        ({"compressor": {"rang": 3}}, "'rang' is no setting of a compressor"),
+        ({"compressor": {"num_tokens": "many"}}, "num_tokens is 'many'; it must be a whole number"),
+        ({"train_parts": ["tail"]}, "'tail' is no part of the base"),
+        ({"losses": {"contrastive": 0.0}}, "losses leaves fwd2bot nothing to learn from"),
+    ],
+)
+def test_what_only_the_models_can_tell_is_told_before_training(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        build_stage(TrainConfig.load(written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, **changes))))
+
+
+def test_command_tells_a_mistake_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, settings("tower", tmp_path / "out", tmp_path, steps=-1))
+    assert main(["train", str(path)]) == InputError.exit_code
+    assert "steps is -1" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        run(path)
+    assert not (tmp_path / "out").exists()
