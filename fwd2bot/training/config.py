@@ -42,6 +42,7 @@ class TrainConfig:
         "adamw" the first is that of all.
     warmup, cooldown: shares of the steps in which the learning rate rises, and falls to zero at the end.
     clip: the most that the gradient's norm may be. validation: scenes that figures in between are taken on.
+    workers: processes that prepare batches, where the device is faster than one core (0: in between, in this one).
 
     Raises InputError for a name or value that cannot be used.
     """
@@ -71,6 +72,7 @@ class TrainConfig:
     log_every: int = 50
     evaluate_every: int = 500
     validation: int = 256
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -80,6 +82,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every", "validation"):
             _whole(name, getattr(self, name), least=1)
         _whole("seed", self.seed, least=0)
+        _whole("workers", self.workers, least=0)
         for name in ("learning_rate", "other_learning_rate", "clip"):
             object.__setattr__(self, name, _number(name, getattr(self, name), above=0.0))
         for name in ("weight_decay", "warmup", "cooldown"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot.errors import Fwd2BotError
@@ -67,8 +68,8 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     step, seconds = job.resume()
     clock = _Clock(seconds)
     window: dict[str, list[float]] = {}
-    while step < config.steps:
-        for name, value in job.step(step).items():
+    for batch in batches(stage, config, step):
+        for name, value in job.step(batch, step).items():
             window.setdefault(name, []).append(value)
         step += 1
         last = step == config.steps
@@ -99,10 +100,10 @@ class Job:
         self.named = {name: p for name, p in stage.module.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(config, self.named)
 
-    def step(self, step: int) -> dict[str, float]:
+    def step(self, batch: Any, step: int) -> dict[str, float]:
         """Forward, backward, update; gives the losses. Raises Fwd2BotError when they are no number."""
         set_rate(self.optimizers, rate_at(step, self.config))
-        batch = moved(self.stage.batch(step), self.stage.device)
+        batch = moved(batch, self.stage.device)
         with self.stage.autocast():
             losses = self.stage.losses(batch, step)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
@@ -153,6 +154,35 @@ class Job:
     @property
     def _folder(self) -> Path:
         return self.config.out / "checkpoint"
+
+
+class _Steps(Dataset[Any]):
+    """Batches by number of the step."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def __getitem__(self, step: int) -> Any:
+        return self.stage.batch(step)
+
+
+def batches(stage: Stage, config: TrainConfig, first: int) -> Iterator[Any]:
+    """The batches from step `first` to the last; prepared by worker processes where there are any."""
+    if not config.workers:
+        return (stage.batch(step) for step in range(first, config.steps))
+    loader = DataLoader(
+        _Steps(stage),
+        batch_size=None,
+        sampler=range(first, config.steps),
+        num_workers=config.workers,
+        prefetch_factor=4,
+        collate_fn=_unchanged,
+    )
+    return iter(loader)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 class _Clock:

@@ -57,7 +57,7 @@ class ProjectorStage(Stage):
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(["projector"])
         self.image = int(llava.network.config.vision_config.image_size)
-        self.words, self.details = self._word_embeddings()
+        self.words, self.details = (words.to(self.device) for words in self._word_embeddings())
         if config.compile:
             llava.compile(dynamic=False)
 
@@ -100,8 +100,9 @@ class ProjectorStage(Stage):
 
     def evaluate(self) -> dict[str, float]:
         """Share of patches on things that lie nearest to their own words, of name and of place, on 128 scenes."""
-        pixels, said = self._tensors([make_scene("val", index) for index in range(128)])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.autocast):
+        scenes = [make_scene("val", index) for index in range(128)]
+        pixels, said = (part.to(self.device) for part in self._tensors(scenes))
+        with self.autocast():
             projected = torch.cat([self.compressor.compress(part) for part in pixels.split(self.config.batch_size)])
         thing = said[..., 0] >= len(COLOURS)
         projected, said = projected.float()[thing], said[thing]
