@@ -282,7 +282,8 @@ def _check_count(model: Model, count: int) -> None:
 def _listed(counts: Sequence[int]) -> str:
     if len(counts) > 2 and list(counts) == list(range(counts[0], counts[-1] + 1)):
         return f"{counts[0]} to {counts[-1]}"
-    return " or ".join(map(str, counts))
+    *most, last = map(str, counts)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _tokens(store: Store, images: Sequence[str], count: int) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ FORMATS = (
 # fmt: on
 MAX_PIXELS = 120_000_000  # a 108-megapixel telephone passes, a decompression bomb does not
 MAX_BYTES = 1 << 30
+MAX_RATIO = 100  # of the sides: models scale the shorter side up, and the longer one with it
 # No model here looks at more than this many pixels a side, so larger pictures are shrunk by a whole factor as they
 # are read: a folder of 12-megapixel photographs then needs a quarter of the memory and half of the time.
 ENOUGH = 768
@@ -96,6 +97,9 @@ def decode(content: bytes, name: str) -> Picture:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(_too_large(name, f"{width} x {height}"))
+            if max(width, height) > MAX_RATIO * min(width, height):
+                sides = f"{width} x {height}, and one side may be {MAX_RATIO} times the other"
+                raise ImageError(f"{name} is too narrow ({sides}): cut it into pieces first.")
             image.draft("RGB", (min(width, 2 * ENOUGH), min(height, 2 * ENOUGH)))  # JPEG alone heeds it
             with _one_large_at_a_time if image.width * image.height > _LARGE else nullcontext():
                 picture = _small_rgb(image)

@@ -55,10 +55,12 @@ def test_help_and_info_are_quick(run: Run, album: Path, command: str, limit: flo
     arguments = ["--help"] if command == "help" else ["info", str(album / "album.store")]
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        before = os.times()
         process = [sys.executable, "-m", "fwd2bot", *arguments]
         subprocess.run(process, stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
-        seconds.append(time.monotonic() - began)
+        after = os.times()  # the processor's time: what else runs on the machine does not count
+        used = (after.children_user - before.children_user, after.children_system - before.children_system)
+        seconds.append(sum(used))
     assert min(seconds) < limit
 
 
@@ -101,9 +103,21 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: 
     time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert process.stderr.read().strip() == "fwd2bot: stopped"
+    said = process.stderr.read().split("\n")
+    assert "what was compressed is in s; the same command goes on from there" in said
+    assert "fwd2bot: stopped" in said
     process.stderr.close()
     there = len(Store.open("s"))
     assert 0 < there < 20
     assert f"{there} image" in run("compress", "p", "--store", "s").out
     assert len(Store.open("s")) == 20
+
+
+def test_names_that_the_terminal_cannot_show_are_no_error(run: Run, tmp_path: Path) -> None:
+    picture(tmp_path / "p/füchse.png", "red")
+    run("compress", "p", "--store", "s")
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    for arguments, expected in (([], "a red picture\n"), (["--json"], '"f\\u00fcchse.png"')):
+        command = [sys.executable, "-c", FAKE_PROCESS, "caption", "--store", "s", *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert expected in ran.stdout

@@ -136,6 +136,7 @@ def broken(folder: Path) -> dict[str, Path]:
         "bomb.png": png_header(20_000, 20_000),
         "larger.png": png_header(MAX_PIXELS // 10_000 + 1, 10_000),
         "header.png": png_header(100, 100),
+        "narrow.png": png_header(3, 301),
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     }
     for name, part in content.items():
@@ -154,6 +155,7 @@ def broken(folder: Path) -> dict[str, Path]:
         ("text.png", "not a picture"),
         ("bomb.png", "too large"),
         ("larger.png", "too large"),
+        ("narrow.png", "too narrow"),
         ("header.png", "damaged or cut short"),
         ("postscript.png", "not a picture"),
         ("pipe.png", "not a file"),

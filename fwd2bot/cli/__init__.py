@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from fwd2bot.errors import Fwd2BotError
 
@@ -18,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Pillow's warnings repeat, without the file's name, what ImageError says of it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no mistake
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     try:

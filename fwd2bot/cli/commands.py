@@ -25,15 +25,19 @@ def run_compress(options: argparse.Namespace) -> int:
     store = Store.open(options.store) if Store.exists(options.store) else None
     model = load_model(options, store)
     model.batch_size = max(options.batch, 1)
-    report = compress_images(
-        model,
-        options.paths,
-        options.store,
-        num_tokens=options.tokens,
-        quantisation=options.quantise,
-        batch_size=options.batch,
-        progress=ProgressLine("compressed", "images"),
-    )
+    try:
+        report = compress_images(
+            model,
+            options.paths,
+            options.store,
+            num_tokens=options.tokens,
+            quantisation=options.quantise,
+            batch_size=options.batch,
+            progress=ProgressLine("compressed", "images"),
+        )
+    except KeyboardInterrupt:
+        note(f"\nwhat was compressed is in {options.store}; the same command goes on from there")
+        raise
     if options.json:
         print_json({**asdict(report), "failed": [{"image": n, "error": reason} for n, reason in report.failed]})
     else:
@@ -49,7 +53,8 @@ def run_ask(options: argparse.Namespace) -> int:
     if not pairs:
         raise InputError(f"There is nothing to ask: {options.questions or options.store} is empty.")
     model = load_model(options, store)
-    replies = _with_progress(ask(model, store, pairs, num_tokens=options.tokens), len(pairs), "answered", "questions")
+    answers = ask(model, store, pairs, num_tokens=options.tokens)
+    replies = _with_progress(answers, len(pairs), options.json)
     if options.json:
         return _json_replies(replies, "answer", ("image", "question"))
     several = len({question for _, question in pairs}) > 1
@@ -65,7 +70,7 @@ def run_caption(options: argparse.Namespace) -> int:
         raise InputError(f"There is nothing to caption: {options.store} is empty.")
     model = load_model(options, store)
     captions = caption(model, store, images, num_tokens=options.tokens)
-    replies = _with_progress(captions, len(images), "captioned", "images")
+    replies = _with_progress(captions, len(images), options.json)
     if options.json:
         return _json_replies(replies, "caption", ("image",))
     return _print_replies(replies, len(images) == 1, ("image",))
@@ -216,14 +221,17 @@ def _read_questions(file: str) -> Iterator[tuple[str, str]]:
         yield pair[0], pair[1]
 
 
-def _with_progress(replies: "Iterable[Reply]", total: int, what: str, unit: str) -> "Iterator[Reply]":
-    progress = ProgressLine(what, unit)
+def _with_progress(replies: "Iterable[Reply]", total: int, silent: bool) -> "Iterator[Reply]":
+    """Errors as they come, and progress where the answers themselves are not seen as they come."""
+    progress = ProgressLine("answered", "questions")
+    shown = silent or not sys.stdout.isatty()
     for done, reply in enumerate(replies, start=1):
         if reply.error is not None:
             progress.close()
             note(f"fwd2bot: {reply.error}")
         yield reply
-        progress(done, total)
+        if shown:
+            progress(done, total)
 
 
 def _json_replies(replies: "Iterable[Reply]", key: str, shown: tuple[str, ...]) -> int:

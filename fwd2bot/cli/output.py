@@ -73,11 +73,12 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One value; a list with an item a line, so that line tools can read it, too."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     if isinstance(value, list):
-        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in value)
+        lines = ",\n".join(json.dumps(item, ensure_ascii=ascii_only) for item in value)
         print(f"[\n{lines}\n]" if lines else "[]")
     else:
-        print(json.dumps(value, ensure_ascii=False, indent=2))
+        print(json.dumps(value, ensure_ascii=ascii_only, indent=2))
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:
