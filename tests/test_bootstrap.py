@@ -94,32 +94,52 @@ def test_prepare_starts_anew_with_another_python(env, steps, monkeypatch):
 
 
 def test_prepare_starts_anew_after_an_interruption(env, steps, monkeypatch):
-    def stop(self, words, *arguments, may_lack=None):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Installer, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            bootstrap.prepare(env, dev=False)
+    fail_once(env, monkeypatch, KeyboardInterrupt(), dev=False)
     assert env.unfinished.exists()
     bootstrap.prepare(env, dev=False)
     assert steps[:2] == ["new", "new"]
     assert env.state()
 
 
-def test_prepare_keeps_what_ran_when_the_network_is_gone(env, steps, monkeypatch):
-    bootstrap.prepare(env, dev=False)
+def fail_once(env, monkeypatch, error, *, dev):
+    """One start whose installation raises."""
 
     def fail(self, words, *arguments, may_lack=None):
-        raise NetworkError("gone")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(Installer, "step", fail)
-        with pytest.raises(NetworkError):
-            bootstrap.prepare(env, dev=True)
+        with pytest.raises(type(error)):
+            bootstrap.prepare(env, dev=dev)
+
+
+@pytest.mark.parametrize("error", [NetworkError("gone"), KeyboardInterrupt()])
+def test_prepare_keeps_what_ran_when_the_tools_fail(env, steps, monkeypatch, error):
+    bootstrap.prepare(env, dev=False)
+    fail_once(env, monkeypatch, error, dev=True)
     steps.clear()
     bootstrap.prepare(env, dev=False)
     assert steps == []
+
+
+def test_prepare_mends_in_place_once_the_network_is_back(env, steps, monkeypatch):
+    bootstrap.prepare(env, dev=False)
+    (env.root / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    fail_once(env, monkeypatch, NetworkError("gone"), dev=False)
+    steps.clear()
+    bootstrap.prepare(env, dev=False)
+    assert steps[0] == "PyTorch 2.13.0, CPU build"
+
+
+def test_prepare_does_not_trust_packages_half_installed_when_the_lock_is_put_back(env, steps, monkeypatch):
+    bootstrap.prepare(env, dev=False)
+    before = env.lock_file("run").read_text()
+    env.lock_file("run").write_text("numpy==2.4.7")
+    fail_once(env, monkeypatch, KeyboardInterrupt(), dev=False)
+    env.lock_file("run").write_text(before)
+    steps.clear()
+    bootstrap.prepare(env, dev=False)
+    assert steps[0] == "new"
 
 
 def test_prepare_leaves_an_environment_alone_that_it_did_not_make(env, steps):

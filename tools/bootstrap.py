@@ -118,8 +118,11 @@ def wanted_state(env: Environment, kind: str) -> dict[str, str]:
     }
 
 
-def fits(state: dict[str, str], wanted: dict[str, str], *, dev: bool) -> bool:
-    """Whether a job can start."""
+def fits(env: Environment, wanted: dict[str, str], *, dev: bool) -> bool:
+    """Whether a job can start. Tools half installed are no hindrance to a job that needs none."""
+    if env.unfinished.exists() and (dev or env.unfinished.read_text() != "tools"):
+        return False
+    state = env.state()
     return all(state.get(key) == wanted[key] for key in ("place", "run", *(("dev",) if dev else ())))
 
 
@@ -147,15 +150,15 @@ def prepare(env: Environment, *, dev: bool) -> None:
     """
     kind = accelerator(os.environ)
     wanted = wanted_state(env, kind)
-    if fits(env.state(), wanted, dev=dev) and not (dev and env.unfinished.exists()):
+    if fits(env, wanted, dev=dev):
         return
     with locked(env) as lock:
         state = env.state()
         if env.folder.exists() and not (state or env.unfinished.exists()):
             raise SetupError(f"{env.folder} is there already and not ours: move it away and start again")
-        clean = not env.unfinished.exists() and state.get("place") == wanted["place"]
-        if clean and fits(state, wanted, dev=dev):
+        if fits(env, wanted, dev=dev):
             return  # another start has done it meanwhile
+        clean = not env.unfinished.exists() and state.get("place") == wanted["place"]
         started = time.monotonic()
         try:
             build(env, Installer(env=env, lock=lock), state=state if clean else {}, wanted=wanted, kind=kind, dev=dev)
@@ -176,9 +179,9 @@ def build(  # the stages in their order
             raise SetupError(f"{env.root} has {free:.1f} GB free and .venv needs {GIGABYTES[kind]} GB: make room first")
         say(f"setting up .venv with Python {platform.python_version()}, once: a few minutes")
         make_environment(env, installer)
-    env.unfinished.touch()
-    if state.get("run") != wanted["run"]:
-        env.ready.unlink(missing_ok=True)
+    changed = state.get("run") != wanted["run"]
+    env.unfinished.write_text("packages" if changed else "tools")
+    if changed:
         install_torch(installer, env.lock_file("torch"), kind)
         installer.step("transformers, Lance and the rest", *locked_packages(env.lock_file("run")))
         installer.step("fwd2bot itself", "--no-deps", "--no-build-isolation", "--editable", str(env.root))
