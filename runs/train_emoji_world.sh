@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The bundled model from nothing, without a GPU: base, Fwd2Bot, baselines, figures, card, the tables of README.md.
+#
+#   ./demo && runs/train_emoji_world.sh        # ./demo makes .venv; PYTHON names another Python that has fwd2bot
+#
+# Minutes on two cores, to be filled in when they are measured:
+#   tower ?, language ?, projector ?, llava ?, fwd2bot ?, average_pool-16 ?, average_pool-4 ?, figures ?
+# The figures to expect are those of README.md. Killed and started again, it goes on where it was; what is in
+# work/emoji-world is not trained again, so remove a stage's folder there, and those of the stages after it, to train anew.
+set -euo pipefail
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-.venv/bin/python}
+work=work/emoji-world
+figures=$work/results
+
+if ! command -v "$python" >/dev/null; then
+    echo "there is no $python: run ./demo once, which makes it, or name a Python that has fwd2bot in PYTHON" >&2
+    exit 1
+fi
+
+# figure NAME TRAINED MODULE [ARGUMENTS]: one JSON, unless there is one since TRAINED was finished
+figure() {
+    local name=$1 trained=$work/$2/done.json module=$3
+    if [[ $figures/$name.json -nt $trained ]]; then
+        return
+    fi
+    "$python" -m "$module" "${@:4}" --out "$figures/$name.json.new" >/dev/null
+    mv "$figures/$name.json.new" "$figures/$name.json"
+}
+
+for stage in tower language projector llava fwd2bot average_pool-16 average_pool-4; do
+    echo "== $stage" >&2
+    "$python" -m fwd2bot train "configs/emoji-world/$stage.yaml"
+done
+
+echo "== bundle" >&2
+"$python" tools/bundle.py $work/fwd2bot emoji-world
+
+echo "== figures" >&2
+mkdir -p $figures results/world
+world=fwd2bot.evaluation.world
+figure tower tower fwd2bot.evaluation.tower --tower $work/tower
+figure base llava $world --model $work/llava
+figure fwd2bot-16 fwd2bot $world --model emoji-world --tokens 16
+figure fwd2bot-4 fwd2bot $world --model emoji-world --tokens 4
+figure average_pool-16 average_pool-16 $world --model $work/average_pool-16
+figure average_pool-4 average_pool-4 $world --model $work/average_pool-4
+cp $figures/*.json results/world/
+
+echo "== card, tables, transcript" >&2
+"$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world \
+    results/world/{base,fwd2bot-16,fwd2bot-4,average_pool-16,average_pool-4,tower}.json
+"$python" tools/scores.py
+"$python" tools/transcript.py
