@@ -74,7 +74,7 @@ def test_demo_shows_the_main_job_and_leaves_nothing_behind(run: Run, sample: Pat
 def test_demo_keeps_the_store_that_is_asked_for(run: Run, sample: Path) -> None:
     assert run("demo", "--store", "kept.store").code == 0
     assert len(Store.open("kept.store")) == 3
-    assert "3 were there already" in run("demo", "--store", "kept.store").out
+    assert "0 pictures added to the store, 3 were there already." in run("demo", "--store", "kept.store").out
 
 
 def test_demo_without_its_album_says_so(run: Run, sample: Path) -> None:

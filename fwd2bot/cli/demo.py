@@ -9,22 +9,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import ProgressLine, duration, note
+from fwd2bot.cli.output import ProgressLine, duration, note, plural
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
 
 if TYPE_CHECKING:
     from fwd2bot.engine import Model
 
-SHOWN_QUESTIONS = 8
-SHOWN_CAPTIONS = 3
-SHOWN_SEARCHES = 2
+SHOWN_QUESTIONS = 9
+SHOWN_CAPTIONS = 2
+SHOWN_SEARCHES = 1
 SHOWN_RESULTS = 3
 COLUMNS = (18, 33, 13, 13)  # picture, question, answer, truth: 80 with the spaces between
 
@@ -49,17 +50,22 @@ class Album:
         return cls(folder=folder, questions=questions, captions=captions)
 
 
-@dataclass
 class Watch:
-    """How long each part took."""
+    """How long each part took, and how many things it did."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, float, int, str]] = []
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str, count: int, unit: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - began
+        self.parts.append((name, time.monotonic() - began, count, unit))
+
+    def show(self) -> None:
+        for name, seconds, count, unit in self.parts:
+            rate = f"{count / max(seconds, 1e-9):,.0f} a second" if count > 1 else ""
+            print(f"{name:9}{plural(count, unit):>14} {duration(seconds):>9}   {rate}".rstrip())
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -67,14 +73,15 @@ def run_demo(options: argparse.Namespace) -> int:
         album = Album.read(folder)
         store_path = Path(options.store or Path(temporary, "album.store"))
         watch = Watch()
-        with watch.part("load"):
-            note("loading the model ...")
+        note("loading the model ...")
+        with watch.part("load", 1, "model"):
             model = load_model(options)
         store = _compress(model, album, store_path, Path(temporary, "album"), watch)
         _ask(model, store, album, watch)
         _caption(model, store, album, watch)
         _search(model, store, album, watch)
-        _times(watch)
+        _title("times")
+        watch.show()
         _next(album.folder, options.store)
     return 0
 
@@ -83,28 +90,28 @@ def _compress(model: "Model", album: Album, store_path: Path, copy: Path, watch:
     from fwd2bot.engine import compress_images
 
     shutil.copytree(album.folder, copy)
-    with watch.part("compress"):
+    with watch.part("compress", len(album.captions), "picture"):
         report = compress_images(model, [copy], store_path, progress=ProgressLine("compressed", "images"))
     shutil.rmtree(copy)
     store = Store.open(store_path)
     info = store.info()
-    _title("compress")
-    there = f" ({report.present} were there already)" if report.present else ""
-    took = duration(watch.seconds["compress"])
-    print(f"{report.added} pictures added{there} in {took}; then their copies were deleted.")
-    print(f"a row      {info.bytes_per_row:>7,} bytes: {info.num_tokens} tokens of {info.width} numbers, and a vector")
+    _title("compress", "compress album --store album.store")
+    there = f", {report.present} were there already" if report.present else ""
+    print(f"{plural(report.added, 'picture')} added to the store{there}.")
     print(f"a picture  {info.image_bytes // info.rows:>7,} bytes as a file, on average")
+    print(f"its row    {info.bytes_per_row:>7,} bytes: {info.num_tokens} tokens of {info.width} numbers, and a vector")
+    print("The copies that were compressed are deleted: all below comes from the rows.")
     return store
 
 
 def _ask(model: "Model", store: Store, album: Album, watch: Watch) -> None:
     from fwd2bot.engine import ask
 
-    with watch.part("answer"):
+    with watch.part("ask", len(album.questions), "question"):
         pairs = [(one["image"], one["question"]) for one in album.questions]
         answers = [reply.text or "" for reply in ask(model, store, pairs)]
     right = sum(_same(said, one["answer"]) for said, one in zip(answers, album.questions, strict=True))
-    _title("ask")
+    _title("ask", "ask QUESTION --store album.store --image NAME")
     _table("picture", "question", "answer", "truth")
     for place in _varied(album.questions):
         one, said = album.questions[place], answers[place]
@@ -115,13 +122,13 @@ def _ask(model: "Model", store: Store, album: Album, watch: Watch) -> None:
 def _caption(model: "Model", store: Store, album: Album, watch: Watch) -> None:
     from fwd2bot.engine import caption
 
-    names = list(album.captions)[:SHOWN_CAPTIONS]
-    with watch.part("caption"):
-        replies = list(caption(model, store, names))
-    _title("caption")
-    for reply in replies:
+    with watch.part("caption", len(album.captions), "picture"):
+        replies = list(caption(model, store, album.captions))
+    _title("caption", "caption --store album.store --image NAME")
+    for reply in replies[:SHOWN_CAPTIONS]:
         print(reply.image)
-        print(_wrapped(reply.text or reply.error or ""))
+        print(_wrapped("model:", reply.text or reply.error or ""))
+        print(_wrapped("truth:", album.captions[reply.image][0]))
 
 
 def _search(model: "Model", store: Store, album: Album, watch: Watch) -> None:
@@ -129,25 +136,20 @@ def _search(model: "Model", store: Store, album: Album, watch: Watch) -> None:
 
     queries = [(captions[2 % len(captions)], image) for image, captions in album.captions.items()]
     like = list(album.captions)[-1]
-    with watch.part("search"):
+    with watch.part("search", len(queries), "text"):
         found = search(model, store, [text for text, _ in queries], top=SHOWN_RESULTS)
     similar = search_like(model, store, album.folder / like, top=SHOWN_RESULTS)
     best = [name for one in found for name, _ in one.results[:1]]
     first = sum(name == image for name, (_, image) in zip(best, queries, strict=True))
-    _title("search")
+    _title("search", "search TEXT --store album.store")
     for one, (text, image) in list(zip(found, queries, strict=True))[-SHOWN_SEARCHES:]:
         print(_cut(f'"{text}"', 79).rstrip())
         for name, score in one.results:
             print(f"  {score:5.2f}  {name}{'   <- the text is about this one' if name == image else ''}")
     print(f"{first} of {len(queries)} such texts find their picture first.")
-    print(f"like {like}")
+    _title("search like a picture", f"search --like {like} --store album.store")
     for name, score in similar.results:
         print(f"  {score:5.2f}  {name}")
-
-
-def _times(watch: Watch) -> None:
-    _title("times")
-    print(", ".join(f"{name} {duration(seconds)}" for name, seconds in watch.seconds.items()))
 
 
 def _next(album: Path, store: str | None) -> None:
@@ -186,19 +188,17 @@ def _same(said: str, truth: str) -> bool:
     return said.strip(" .").casefold() == truth.strip(" .").casefold()
 
 
-def _title(text: str) -> None:
+def _title(text: str, command: str = "") -> None:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    print(f"\n{bold}{text}{plain}")
+    print(f"\n{bold}{text}{plain}" + (f"   $ fwd2bot {command}" if command else ""))
 
 
 def _cut(text: str, width: int) -> str:
     return (text if len(text) <= width else text[: width - 3] + "...").ljust(width)
 
 
-def _wrapped(text: str) -> str:
-    from textwrap import fill
-
-    return fill(text, 76, initial_indent="  ", subsequent_indent="  ", max_lines=2)
+def _wrapped(label: str, text: str) -> str:
+    return fill(text, 79, initial_indent=f"  {label} ", subsequent_indent=" " * (len(label) + 3), max_lines=2)
 
 
 def _short(path: Path) -> str:
