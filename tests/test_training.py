@@ -286,6 +286,8 @@ def test_batches_depend_on_step_and_seed_alone(tmp_path: Path, tiny_base: Path) 
     assert torch.equal(first.answers.ids, again.answers.ids)
     assert not torch.equal(first.pixels, next_one.pixels)
     assert not torch.equal(first.pixels, other.batch(3).pixels)
+    numbers = [index for one in (stage, other) for step in range(5) for index in one.indices(step)]
+    assert len(set(numbers)) == len(numbers)  # no scene twice
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
