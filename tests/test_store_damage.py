@@ -108,6 +108,23 @@ def test_a_damaged_store_is_one_sentence(tmp_path: Path, part: str, damage: str)
     assert "\n" not in str(caught.value)
 
 
+def test_permissions_that_lack_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_store(tmp_path / "s").add([make_row("a")])
+    store = Store.open(tmp_path / "s")
+
+    def denied(self: Path, *arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for method, call, says in (
+        ("open", lambda: store.add([make_row("b")]), "written"),  # the lock
+        ("iterdir", lambda: Store.exists(tmp_path / "s"), "read"),
+        ("mkdir", lambda: new_store(tmp_path / "t"), "written"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(StoreError, match=f"may not be {says}: permission denied"):
+            patch.setattr(Path, method, denied)
+            call()
+
+
 # Two at a time, and sudden death.
 
 

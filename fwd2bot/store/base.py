@@ -147,7 +147,10 @@ class Store(ABC):
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Whether there is anything to open: False where `create` would make a new store."""
+        """Whether there is anything to open: False where `create` would make a new store.
+
+        Raises StoreError where the folder may not be read.
+        """
         from fwd2bot.store.lance import is_new
 
         return not is_new(Path(path))

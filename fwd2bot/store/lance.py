@@ -31,13 +31,17 @@ _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with the
 
 
 def is_new(path: Path) -> bool:
-    """Whether a store may be created there: nothing is there, or what a creation that was cut off left behind."""
-    if not path.exists():
-        return True
-    if not path.is_dir():
-        return False
-    parts = {part.name for part in path.iterdir()}
-    return not parts or (LOCK in parts and parts <= _OWN_PARTS and not any(path.glob("_versions/*.manifest")))
+    """Whether a store may be created there: nothing is there, or what a creation that was cut off left behind.
+
+    Raises StoreError where the folder may not be read.
+    """
+    with _translated(path, "read"):
+        if not path.exists():
+            return True
+        if not path.is_dir():
+            return False
+        parts = {part.name for part in path.iterdir()}
+        return not parts or (LOCK in parts and parts <= _OWN_PARTS and not any(path.glob("_versions/*.manifest")))
 
 
 def open_store(path: Path) -> "LanceStore":
