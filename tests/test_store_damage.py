@@ -112,7 +112,7 @@ def test_permissions_that_lack_are_one_sentence(tmp_path: Path, monkeypatch: pyt
     new_store(tmp_path / "s").add([make_row("a")])
     store = Store.open(tmp_path / "s")
 
-    def denied(self: Path, *arguments: object) -> None:
+    def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     for method, call, says in (
@@ -120,9 +120,10 @@ def test_permissions_that_lack_are_one_sentence(tmp_path: Path, monkeypatch: pyt
         ("iterdir", lambda: Store.exists(tmp_path / "s"), "read"),
         ("mkdir", lambda: new_store(tmp_path / "t"), "written"),
     ):
-        with monkeypatch.context() as patch, pytest.raises(StoreError, match=f"may not be {says}: permission denied"):
+        with monkeypatch.context() as patch:
             patch.setattr(Path, method, denied)
-            call()
+            with pytest.raises(StoreError, match=f"may not be {says}: permission denied"):
+                call()
 
 
 # Two at a time, and sudden death.
