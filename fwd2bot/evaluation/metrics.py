@@ -20,7 +20,9 @@ def exact_match(answer: str, truth: str) -> bool:
 
 
 def above_guessing(score: float, full: float, guessing: float) -> float:
-    """Share of the full model's score above guessing that is kept, in per cent."""
+    """Share of the full model's score above guessing that is kept, in per cent. Raises ValueError where it has none."""
+    if full <= guessing:
+        raise ValueError(f"nothing is above guessing: the full model scores {full}, guessing {guessing}")
     return 100.0 * (score - guessing) / (full - guessing)
 
 

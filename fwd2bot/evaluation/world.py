@@ -21,6 +21,7 @@ from PIL import Image
 from fwd2bot.data.world import captions, make_scene, questions, render
 from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
+from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.evaluation.metrics import exact_match, recall_at
 from fwd2bot.model import Fwd2Bot, load
 from fwd2bot.provenance import provenance
@@ -107,11 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    model = load(options.model)
-    figures = evaluate(model, options.tokens, options.images, options.gallery)
+    try:
+        _check(options.images, options.gallery)
+        model = load(options.model)
+        figures = evaluate(model, options.tokens, options.images, options.gallery)
+        fingerprint = model.fingerprint
+    except Fwd2BotError as error:
+        print(f"fwd2bot: {error}", file=sys.stderr)
+        return error.exit_code
     result = {
         "model": model.name,
-        "fingerprint": model.fingerprint,
+        "fingerprint": fingerprint,
         "num_tokens": options.tokens or model.num_tokens,
         "images": options.images,
         "gallery": options.gallery,
@@ -125,6 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.write_text(text + "\n", encoding="utf-8")
     print(text)
     return 0
+
+
+def _check(images: int, gallery_size: int) -> None:
+    if images < 1:
+        raise InputError(f"--images is {images}; it must be at least 1.")
+    if gallery_size < 2 or gallery_size % 2:
+        raise InputError(f"--gallery is {gallery_size}; it must be even: each scene has its near duplicate beside it.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""Metrics against cases worked by hand."""
+
+import numpy as np
+import pytest
+
+from fwd2bot.evaluation.metrics import above_guessing, exact_match, normalised, recall_at
+
+# Three images, two texts each; the owners of texts 0..5 are 0 0 1 1 2 2. Rows are images.
+SCORES = np.array(
+    [
+        [0.9, 0.1, 0.3, 0.2, 0.0, 0.4],
+        [0.2, 0.6, 0.5, 0.1, 0.8, 0.1],
+        [0.1, 0.7, 0.4, 0.3, 0.5, 0.9],
+    ],
+    dtype=np.float32,
+)
+OWNERS = [0, 0, 1, 1, 2, 2]
+
+
+def test_recall_by_hand() -> None:
+    """Texts to images. Text 0: image 0 first. 1: 2, 1, then 0. 2: 1 first. 3: 2, 0, then 1. 4: 1, then 2. 5: 2 first.
+
+    Images to texts. 0: text 0 first. 1: 4, 1, then 2. 2: 5 first.
+    """
+    found = recall_at(SCORES, OWNERS, (1, 2, 3))
+    assert found == pytest.approx(
+        {
+            "text_to_image_R@1": 100 * 3 / 6,
+            "text_to_image_R@2": 100 * 4 / 6,
+            "text_to_image_R@3": 100.0,
+            "image_to_text_R@1": 100 * 2 / 3,
+            "image_to_text_R@2": 100 * 2 / 3,
+            "image_to_text_R@3": 100.0,
+        }
+    )
+
+
+def test_recall_does_not_depend_on_the_order_of_texts() -> None:
+    order = [4, 2, 0, 5, 1, 3]
+    assert recall_at(SCORES[:, order], [OWNERS[text] for text in order]) == recall_at(SCORES, OWNERS)
+
+
+def test_of_equal_scores_the_lower_index_comes_first() -> None:
+    flat = np.zeros((3, 3), dtype=np.float32)
+    found = recall_at(flat, [0, 1, 2], (1, 2))
+    assert found["text_to_image_R@1"] == pytest.approx(100 / 3)  # image 0 is first for every text
+    assert found["image_to_text_R@1"] == pytest.approx(100 / 3)  # text 0 is first for every image
+    assert found["text_to_image_R@2"] == pytest.approx(200 / 3)
+
+
+def test_ranks_beyond_the_gallery_find_everything() -> None:
+    assert recall_at(SCORES, OWNERS, (10,)) == {"text_to_image_R@10": 100.0, "image_to_text_R@10": 100.0}
+
+
+def test_directions_are_not_mixed_up() -> None:
+    """Image 1 outshines all others for every text, so texts find only image 1; each image still knows its own text."""
+    scores = np.array([[0.5, 0.1], [0.6, 0.9]], dtype=np.float32)
+    found = recall_at(scores, [0, 1], (1,))
+    assert found == {"text_to_image_R@1": 50.0, "image_to_text_R@1": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "same"),
+    [
+        ("Top left.", "top left", True),
+        ("  top   LEFT ", "top left", True),
+        ("yes, .", "yes", True),
+        ("top-left", "top left", True),
+        ("yes", "yes it is", False),
+        ("a", "b", False),
+        ("left top", "top left", False),
+        ("3", "three", False),
+        ("", "no", False),
+        ("12", "1 2", False),
+    ],
+)
+def test_exact_match(answer: str, truth: str, same: bool) -> None:
+    assert exact_match(answer, truth) is same
+    assert exact_match(truth, answer) is same
+
+
+def test_normalised_keeps_letters_of_any_script() -> None:
+    assert normalised("Ein  Fuchs, JA!") == "ein fuchs ja"
+    assert normalised("лиса?") == "лиса"
+    assert normalised("?!") == ""
+
+
+def test_above_guessing_by_hand() -> None:
+    assert above_guessing(94.0, 96.0, 46.0) == pytest.approx(96.0)
+    assert above_guessing(96.0, 96.0, 46.0) == 100.0
+    assert above_guessing(46.0, 96.0, 46.0) == 0.0
+    assert above_guessing(41.0, 96.0, 46.0) == pytest.approx(-10.0)
+
+
+def test_above_guessing_needs_a_model_that_does_more_than_guess() -> None:
+    with pytest.raises(ValueError, match=r"the full model scores 46\.0, guessing 46\.0"):
+        above_guessing(50.0, 46.0, 46.0)
