@@ -21,6 +21,7 @@ from fwd2bot.errors import ImageError, InputError
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+    ".heic", ".heif",  # not read, and so listed as such: a telephone's pictures must not be missed in silence
 })
 # Only decoders of plain pictures: Pillow's others read documents, or start programs (EPS starts Ghostscript).
 FORMATS = (

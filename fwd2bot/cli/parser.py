@@ -47,8 +47,8 @@ EXAMPLES = {
   fwd2bot compress test-world/images --store test.store
   fwd2bot ask --questions test-world/questions.jsonl --store test.store --json""",
     "train": """\
-  fwd2bot train configs/tower.yaml
-  fwd2bot train configs/tower.yaml          # after a kill: goes on where it was""",
+  fwd2bot train configs/emoji-world/tower.yaml
+  fwd2bot train configs/emoji-world/tower.yaml       # after a kill: goes on where it was""",
 }
 
 
@@ -126,7 +126,7 @@ def _model() -> Parser:
     group = parent.add_argument_group("model")
     group.add_argument("--model", metavar="NAME", help="bundled name, folder or hub id (default: emoji-world or, "
                        "where there is a store, the model that wrote it)")  # fmt: skip
-    group.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: the best there is)")
+    group.add_argument("--device", metavar="D", help="cpu or cuda (default: a GPU where there is one)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="numbers that it computes in")
     return parent
 
