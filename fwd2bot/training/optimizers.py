@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fwd2bot.training.config import TrainConfig
 
-_EMBEDDINGS = ("embed", "lm_head", "position", "class_embedding")
+_EMBEDDINGS = ("embed", "lm_head", "position", "class_embedding", "projector")
 
 
 def build_optimizers(config: TrainConfig, named: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:

@@ -9,6 +9,7 @@ the tower; and the place, which a language model with rotary positions cannot re
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwd2bot.checkpoint import save_model
@@ -90,13 +91,21 @@ class ProjectorStage(Stage):
         return scene_pixels(scenes, self.image), torch.stack([patch_words(scene, grid) for scene in scenes])
 
     def losses(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """Squared distance to the sum of the words, in units of the words' own spread; backgrounds count a fifth."""
+        """Each word against its alternatives, by cosine; and the squared distance to the sum, in the words' own spread.
+
+        Backgrounds count a fifth.
+        """
         pixels, said = batch
-        projected = self.compressor.compress(pixels).float()
-        wanted = self.words[said[..., 0]] + self.details[said[..., 1:]].sum(-2)  # (B, V, D)
-        distance = (projected - wanted).square().mean(-1) / self.words.var()
+        projected = self.compressor.compress(pixels).float()  # (B, V, D)
+        wanted = self.words[said[..., 0]] + self.details[said[..., 1:]].sum(-2)
         weight = torch.where(said[..., 0] < len(COLOURS), 0.2, 1.0)
-        return {"distance": (distance * weight).sum() / weight.sum()}
+        weight = weight / weight.sum()
+        distance = (projected - wanted).square().mean(-1) / self.words.var()
+        vectors = F.normalize(projected, dim=-1)
+        choice = _against(vectors, self.words, said[..., 0])
+        for column in (1, 2):
+            choice = choice + _against(vectors, self.details, said[..., column])
+        return {"distance": (distance * weight).sum(), "choice": (choice * weight).sum()}
 
     def evaluate(self) -> dict[str, float]:
         """Share of patches on things that lie nearest to their own words, of name and of place, on 128 scenes."""
@@ -114,3 +123,9 @@ class ProjectorStage(Stage):
     def save(self, folder: Path) -> None:
         """A LLaVA folder whose language model has not seen a picture yet."""
         save_model(folder, self.compressor)
+
+
+def _against(vectors: Tensor, words: Tensor, said: Tensor) -> Tensor:
+    """Cross-entropy of each patch's word among all, by cosine at temperature 0.05: (B, V)."""
+    scores = vectors @ F.normalize(words, dim=-1, eps=1e-3).T / 0.05
+    return F.cross_entropy(scores.flatten(0, 1), said.flatten(), reduction="none").view(said.shape)
