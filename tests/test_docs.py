@@ -16,9 +16,11 @@ import yaml
 from PIL import Image
 
 from fwd2bot.cli.parser import make_parser
-from fwd2bot.compressors.base import CompressorConfig
+from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import CATALOGUE
-from fwd2bot.model import bundled_names
+from fwd2bot.llava import Llava
+from fwd2bot.model import Fwd2Bot, bundled_names
+from fwd2bot.store import Store
 from fwd2bot.training.config import SETTINGS, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +181,19 @@ def test_python_of_other_documents_runs(document):
     for code in blocks(document, "python"):
         if "from fwd2bot.data" in code:
             exec(compile(code, str(document), "exec"), {})
+
+
+SEAMS = {"llava": Llava, "compressor": Compressor, "model": Fwd2Bot, "store": Store, "Store": Store, "Llava": Llava}
+GIVEN_ON_CREATION = {"tokenizer", "gradient_checkpointing", "network", "config", "name", "source"}
+
+
+def test_names_of_the_seams_are_those_of_the_code():
+    code = re.sub(r"#.*", "", "\n".join(blocks(ROOT / "docs/architecture.md", "python")))
+    named = re.findall(r"\b(llava|compressor|model|store|Store|Llava)\.(\w+)((?:, \.\w+)*)", code)
+    assert {subject for subject, _, _ in named} == set(SEAMS)
+    for subject, first, more in named:
+        for name in [first, *re.findall(r"\w+", more)]:
+            assert hasattr(SEAMS[subject], name) or name in GIVEN_ON_CREATION, f"{subject}.{name}"
 
 
 # Links and generated parts.
