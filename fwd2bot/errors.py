@@ -1,10 +1,10 @@
 """Errors that a user can act on. The command line prints the sentence and exits with the code.
 
-    Fwd2BotError            1
-    ├── InputError          2   an argument, a question, a file of questions, a configuration
-    ├── ImageError          3   a picture that cannot be read (one of many is listed, and the rest goes on)
-    ├── ModelError          4   a model folder that is missing, damaged or of another kind
-    └── StoreError          5   a store that is missing, damaged, or written by another model
+Fwd2BotError            1
+├── InputError          2   an argument, a question, a file of questions, a configuration
+├── ImageError          3   a picture that cannot be read (one of many is listed, and the rest goes on)
+├── ModelError          4   a model folder that is missing, damaged or of another kind
+└── StoreError          5   a store that is missing, damaged, or written by another model
 """
 
 

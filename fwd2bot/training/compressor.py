@@ -93,7 +93,7 @@ class CompressorStage(Stage):
         return random.Random(f"{self.config.seed}:{step}").choice(counts)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Eq. 2 and Eq. 3, weighted. Tokens that can be cut are all made and the first few used: one shape of pass 1."""
+        """Eq. 2 and Eq. 3, weighted. Tokens that can be cut are all made, the first few used: one shape of pass 1."""
         count = self.num_tokens(step)
         made = None if self.compressor.cuttable else count
         tokens = self.compressor.compress(batch.pixels, num_tokens=made)[:, :count]

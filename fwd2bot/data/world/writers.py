@@ -104,7 +104,7 @@ def cc3m_pair(scene: Scene) -> dict[str, Any]:
 
 
 def write_album(out: Path, images: int = 24) -> Path:
-    """The sample album: pictures named by one thing that they show, with questions and captions (see `runs/make_album.py`)."""
+    """The sample album: pictures named by one thing that they show, with questions and captions."""
     out.mkdir(parents=True, exist_ok=True)
     renamed: dict[str, str] = {}
     scenes: list[Scene] = []
