@@ -66,7 +66,7 @@ def lines(results: dict[str, dict[str, Any]]) -> list[Line]:
             commit=result["commit"][:7],
             test=test,
             composition=figures.get("composition", {}).get("mean"),
-            kept=above_guessing(test["mean"], full, guessing) if test else None,
+            kept=above_guessing(test["mean"], full, guessing) if test and full > guessing else None,
             text_to_image=retrieval.get("text_to_image_R@1"),
             image_to_text=retrieval.get("image_to_text_R@1"),
         )
