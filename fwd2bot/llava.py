@@ -135,9 +135,10 @@ class Llava(nn.Module):
     def compile(self, **options: Any) -> None:
         """torch.compile for a layer of the tower and one of the language model; all layers share the code.
 
-        `generate` stays as it is. Options are torch.compile's.
+        `generate` stays as it is. Options are torch.compile's; but rows differ in length from step to step, so the
+        language model's shapes are always dynamic: after 8 static ones torch would go on uncompiled.
         """
-        self._run_layer = torch.compile(_run_layer, **{"dynamic": True, **options})
+        self._run_layer = torch.compile(_run_layer, **{**options, "dynamic": True})
         self._run_block = torch.compile(_run_block, **options)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:

@@ -157,6 +157,19 @@ def test_pixels_are_those_of_the_image_processor(llava):
     assert torch.equal(llava.pixels([image]), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch.compile itself
+def test_compiled_once_for_rows_of_any_length(rows):
+    from torch._dynamo.testing import CompileCounter
+
+    llava, counter = tiny_llava(), CompileCounter()
+    llava.compile(backend=counter, dynamic=False)
+    torch._dynamo.reset()
+    for length in range(5, 15):
+        longer = rows.repeat(1, 3, 1)[:2, :length].clone().requires_grad_()
+        assert llava.run(longer).shape == longer.shape
+    assert counter.frame_count == 1
+
+
 def test_parts_are_the_whole_base(llava):
     parts = [llava.part(name) for name in ("vision", "projector", "language")]
     assert sum(len(part) for part in parts) == len(list(llava.network.parameters()))
