@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# The bundled model from nothing, without a GPU: base, Fwd2Bot, baselines, figures, card, the tables of README.md.
+# The bundled model from nothing: base, Fwd2Bot, baselines, figures, card, the tables of README.md.
 #
-#   ./demo && runs/train_emoji_world.sh        # ./demo makes .venv; PYTHON names another Python that has fwd2bot
+#   ./demo && runs/train_emoji_world.sh        # without a GPU; ./demo makes .venv
+#   runs/train_emoji_world.sh configs/emoji-world-gpu
 #
+# PYTHON names another Python that has fwd2bot. The figures to expect are those of README.md.
 # Minutes on two cores, to be filled in when they are measured:
 #   tower ?, language ?, projector ?, llava ?, fwd2bot ?, average_pool-16 ?, average_pool-4 ?, figures ?
-# The figures to expect are those of README.md. Killed and started again, it goes on where it was; what is in
-# work/emoji-world is not trained again, so remove a stage's folder there, and those of the stages after it, to train anew.
+# Killed and started again, it goes on where it was; a stage that is finished in work/ is not trained again, so remove
+# its folder there, and those of the stages after it, to train anew.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-.venv/bin/python}
-work=work/emoji-world
+configs=${1:-configs/emoji-world}
+work=work/$(basename -- "$configs")
 figures=$work/results
 
 if ! command -v "$python" >/dev/null; then
@@ -31,22 +34,22 @@ figure() {
 
 for stage in tower language projector llava fwd2bot average_pool-16 average_pool-4; do
     echo "== $stage" >&2
-    "$python" -m fwd2bot train "configs/emoji-world/$stage.yaml"
+    "$python" -m fwd2bot train "$configs/$stage.yaml"
 done
 
 echo "== bundle" >&2
-"$python" tools/bundle.py $work/fwd2bot emoji-world
+"$python" tools/bundle.py "$work/fwd2bot" emoji-world
 
 echo "== figures" >&2
-mkdir -p $figures results/world
+mkdir -p "$figures" results/world
 world=fwd2bot.evaluation.world
-figure tower tower fwd2bot.evaluation.tower --tower $work/tower
-figure base llava $world --model $work/llava
+figure tower tower fwd2bot.evaluation.tower --tower "$work/tower"
+figure base llava $world --model "$work/llava"
 figure fwd2bot-16 fwd2bot $world --model emoji-world --tokens 16
 figure fwd2bot-4 fwd2bot $world --model emoji-world --tokens 4
-figure average_pool-16 average_pool-16 $world --model $work/average_pool-16
-figure average_pool-4 average_pool-4 $world --model $work/average_pool-4
-cp $figures/*.json results/world/
+figure average_pool-16 average_pool-16 $world --model "$work/average_pool-16"
+figure average_pool-4 average_pool-4 $world --model "$work/average_pool-4"
+cp "$figures"/*.json results/world/
 
 echo "== card, tables, transcript" >&2
 "$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world \

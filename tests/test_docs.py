@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 README, TRAINING, WORLD = ROOT / "README.md", ROOT / "docs/training.md", ROOT / "docs/world.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+RIVALS = [path for path in CONFIGS if path.stem.startswith("average_pool")]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -36,7 +37,7 @@ def blocks(document: Path, language: str) -> list[str]:
 def tables(document: Path) -> list[list[list[str]]]:
     """Every table as rows of cells, without its head."""
     found = re.findall(r"(?:^\|.*\n)+", document.read_text("utf-8"), re.MULTILINE)
-    return [[[cell.strip() for cell in line.strip("|").split(" | ")] for line in one.splitlines()[2:]] for one in found]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in one.splitlines()[2:]] for one in found]
 
 
 def settings_table(first: str) -> dict[str, str]:
@@ -94,23 +95,35 @@ def test_configurations_in_the_documents_are_accepted(text, tmp_path):
     CompressorConfig.from_dict(config.compressor)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_configurations_in_the_repository_are_accepted_and_run_by_a_script(path):
     config = TrainConfig.load(path)
     CompressorConfig.from_dict(config.compressor)
-    assert config.out == Path("work") / path.parent.name / path.stem
+    work = Path("work") / path.parent.name
+    assert config.out == work / path.stem
+    assert all(Path(folder).parent == work for folder in config.init.values())
     assert re.search(rf"\b{path.stem}\b", (ROOT / "runs/train_emoji_world.sh").read_text())
 
 
-@pytest.mark.parametrize("rival", ["average_pool-16", "average_pool-4"])
-def test_rivals_have_the_budget_of_fwd2bot(rival):
-    ours, theirs = (TrainConfig.load(ROOT / f"configs/emoji-world/{name}.yaml") for name in ("fwd2bot", rival))
+@pytest.mark.parametrize("path", RIVALS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_rivals_have_the_budget_of_fwd2bot(path):
+    ours, theirs = TrainConfig.load(path.with_name("fwd2bot.yaml")), TrainConfig.load(path)
     other = {"out", "compressor"}
     assert {k: v for k, v in theirs.to_dict().items() if k not in other} == {
         k: v for k, v in ours.to_dict().items() if k not in other
     }
     for name in ("adapters", "rank", "alpha", "template"):
         assert theirs.compressor[name] == ours.compressor[name]
+
+
+def test_choices_that_the_documents_tell_are_those_of_the_configuration():
+    (rows,) = [table for table in tables(TRAINING) if table[0][0] == "LoRA rank and alpha"]
+    config = TrainConfig.load(ROOT / "configs/emoji-world/fwd2bot.yaml")
+    used = {**config.to_dict(), **CompressorConfig.from_dict(config.compressor).to_dict()}
+    told = [yaml.safe_load(choice) for row in rows for choice in re.findall(r"`(\w+: [^`]+)`", row[2])]
+    assert len(told) >= 10
+    for choice in told:
+        assert choice.items() <= used.items()
 
 
 # Commands and code.
