@@ -54,7 +54,6 @@ def build_tokenizer(vocabulary: int = 1024, scenes: int = 20_000) -> PreTrainedT
         [
             pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Punctuation("isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.Metaspace(prepend_scheme="always"),
         ]
     )
