@@ -49,14 +49,17 @@ def patch_words(scene: Scene, grid: int) -> Tensor:
 
 
 class ProjectorStage(Stage):
-    """Trains the projector alone."""
+    """Trains the projector, and with `train_parts: [vision, projector]` the tower below it, too.
+
+    A tower trained on what each patch shows has no need to remember where the patch is; a question about a place has.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         llava = assemble_llava(config.init)
         settings = CompressorConfig(compressor="identity", adapters="none", num_tokens=144, template="short")
         self.compressor: Compressor = make_compressor(llava, settings)
-        self.compressor.trainable(["projector"])
+        self.compressor.trainable(config.train_parts or ("projector",))
         self.image = int(llava.network.config.vision_config.image_size)
         self.words, self.details = (words.to(self.device) for words in self._word_embeddings())
         if config.compile:
@@ -108,16 +111,18 @@ class ProjectorStage(Stage):
         return {"distance": (distance * weight).sum(), "choice": (choice * weight).sum()}
 
     def evaluate(self) -> dict[str, float]:
-        """Share of patches on things that lie nearest to their own words, of name and of place, on 128 scenes."""
+        """Share of patches on things whose nearest name, place and size (by cosine) are right, on 128 scenes."""
         scenes = [make_scene("val", index) for index in range(128)]
         pixels, said = (part.to(self.device) for part in self._tensors(scenes))
         with self.autocast():
             projected = torch.cat([self.compressor.compress(part) for part in pixels.split(self.config.batch_size)])
         thing = said[..., 0] >= len(COLOURS)
-        projected, said = projected.float()[thing], said[thing]
-        names = torch.cdist(projected - self.details[said[:, 1:]].sum(-2), self.words).argmin(-1)
-        places = torch.cdist(projected - self.words[said[:, 0]] - self.details[said[:, 1]], self.details).argmin(-1)
-        right = {"name": names == said[:, 0], "place": places == said[:, 2]}
+        vectors, said = F.normalize(projected.float()[thing], dim=-1), said[thing]
+        names = (vectors @ F.normalize(self.words, dim=-1).T).argmax(-1) == said[:, 0]
+        details = vectors @ F.normalize(self.details, dim=-1, eps=1e-3).T
+        places = details[:, : len(PLACES)].argmax(-1) == said[:, 2]
+        sizes = details[:, len(PLACES) : len(PLACES) + 2].argmax(-1) + len(PLACES) == said[:, 1]
+        right = {"name": names, "place": places, "size": sizes}
         return {part: 100.0 * hits.float().mean().item() for part, hits in right.items()}
 
     def save(self, folder: Path) -> None:
