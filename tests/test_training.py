@@ -19,11 +19,14 @@ from tiny_runs import config, settings, written
 
 from fwd2bot.checkpoint import load_model
 from fwd2bot.data.world import make_scene, render
+from fwd2bot.data.world.scene import PLACES
+from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import loop, run
 from fwd2bot.training.compressor import CompressorStage
 from fwd2bot.training.language import answers_right
 from fwd2bot.training.optimizers import build_optimizers, rate_at
+from fwd2bot.training.projector import DETAILS, patch_words
 from fwd2bot.training.stage import Stage, scene_pixels
 from fwd2bot.training.tower import CLASSES, patch_labels
 
@@ -307,6 +310,25 @@ def test_patch_labels_follow_the_boxes() -> None:
     assert CLASSES[labels[row, column + 1]] == sign.text[1]  # type: ignore[index]
     away = labels[(row + 6) % 12, (column + 6) % 12]
     assert CLASSES[away] == scene.colour
+
+
+def test_patch_words_say_name_size_and_place() -> None:
+    scene = next(
+        s for i in range(99) if len((s := make_scene("train", i)).things) >= 4 and any(t.text for t in s.things)
+    )
+    said = patch_words(scene, 12).view(12, 12, 3)
+    for thing in scene.things:
+        row, column = int(thing.y / 8), int(thing.x / 8)
+        name, size, place = said[row, column].tolist()
+        assert (DETAILS[size], DETAILS[place]) == (thing.size, PLACES[thing.place])
+        if thing.text is None:
+            assert CLASSES[name] == thing.name
+        else:  # a sign's right letter has classes of its own
+            assert CLASSES[said[row, column - 1, 0]] == thing.text[0]
+            assert CLASSES[said[row, column + 1, 0] - len(LETTERS)] == thing.text[1]
+    free = next(place for place in range(9) if scene.at(place) is None)
+    name, pattern, nothing = said[free // 3 * 4 + 1, free % 3 * 4 + 1].tolist()
+    assert (CLASSES[name], DETAILS[pattern], DETAILS[nothing]) == (scene.colour, scene.pattern, "")
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero(tmp_path: Path, tiny_base: Path) -> None:
