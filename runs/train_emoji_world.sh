@@ -54,5 +54,6 @@ cp "$figures"/*.json results/world/
 echo "== card, tables, transcript" >&2
 "$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world \
     results/world/{base,fwd2bot-16,fwd2bot-4,average_pool-16,average_pool-4,tower}.json
+"$python" tools/choices.py
 "$python" tools/scores.py
 "$python" tools/transcript.py
