@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import settings, written
+from tiny_runs import MODEL, settings, written
 
 from fwd2bot.cli import main
 from fwd2bot.errors import InputError
@@ -129,6 +129,33 @@ def test_what_only_the_models_can_tell_is_told_before_training(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         build_stage(TrainConfig.load(written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, **changes))))
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "sentence"),
+    [
+        ("tower", {"width": 100}, "model.width is 100; a tower has heads of 64"),
+        ("tower", {"image": 30}, "model.image is 30, which patches of model.patch 8 do not fill"),
+        ("tower", {"layers": 1}, "model.layers is 1; LLaVA reads the layer before the last"),
+        ("language", {"width": 30, "heads": 4}, "model.width is 30; with model.heads 4 it must be a multiple of 8"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_told(
+    stage: str, model: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        build_stage(load(tmp_path, stage, model={**MODEL[stage], **model}))
+
+
+def test_captions_longer_than_the_tower_reads_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.text_length is 97; a tower reads at most 96 tokens"):
+        build_stage(load(tmp_path, "tower", data={"text_length": 97}))
+
+
+def test_a_result_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="taken, which cannot be written: File exists"):
+        run(written(tmp_path, settings("tower", tmp_path / "taken", tmp_path)))
 
 
 def test_command_tells_a_mistake_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

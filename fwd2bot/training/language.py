@@ -11,13 +11,16 @@ from fwd2bot import attention
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.data.world.scene import MAX_THINGS
+from fwd2bot.errors import InputError
 from fwd2bot.losses import label_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to
 
 
 def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
-    """A LLaMA of any size, with tied embeddings."""
+    """A LLaMA of any size, with tied embeddings. Raises InputError for a width that the heads do not share evenly."""
+    if width % (2 * heads):
+        raise InputError(f"model.width is {width}; with model.heads {heads} it must be a multiple of {2 * heads}.")
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils.logging import disable_progress_bar
 
-from fwd2bot.errors import Fwd2BotError
+from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.provenance import provenance
 from fwd2bot.training.card import last_figures, write_card
 from fwd2bot.training.checkpoints import Progress, load_progress, save_progress
@@ -57,7 +57,10 @@ def run(config_path: Path | str) -> Path:
     if (config.out / "done.json").exists():
         print(f"{config.out} is already trained; remove it to train anew.", file=sys.stderr)
         return config.out
-    config.out.mkdir(parents=True, exist_ok=True)
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out is {config.out}, which cannot be written: {error.strerror or error}.") from error
     with _alone(config.out):
         return train(build_stage(config), config)
 

@@ -17,6 +17,7 @@ from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.scene import COLOURS, UNIT
 from fwd2bot.data.world.sprites import LETTERS, object_names
+from fwd2bot.errors import InputError
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, kept_tokenizer, pad_to, scene_pixels
@@ -24,17 +25,28 @@ from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, kept_tokenizer, p
 CLASSES = (*COLOURS, *object_names(), *LETTERS)
 _CLASS = {name: number for number, name in enumerate(CLASSES)}
 _PAD = 3
+TEXT_CONTEXT = 96
+"""The most tokens of a caption that a tower can read."""
 
 
 def small_clip(vocabulary: int, *, image: int, patch: int, width: int, layers: int, text_layers: int) -> CLIPConfig:
-    """A CLIP of any size with heads of 64; the padding token closes a text (transformers treats id 2 specially)."""
+    """A CLIP of any size with heads of 64; the padding token closes a text (transformers treats id 2 specially).
+
+    Raises InputError for sizes that do not go together.
+    """
+    if width % 64:
+        raise InputError(f"model.width is {width}; a tower has heads of 64, so it must be a multiple of 64.")
+    if image % patch:
+        raise InputError(f"model.image is {image}, which patches of model.patch {patch} do not fill; take a multiple.")
+    if layers < 2:
+        raise InputError(f"model.layers is {layers}; LLaVA reads the layer before the last, so it must be at least 2.")
     shared = {"intermediate_size": 4 * width, "num_attention_heads": width // 64, "hidden_size": width}
     return CLIPConfig(
         text_config={
             **shared,
             "vocab_size": vocabulary,
             "num_hidden_layers": text_layers,
-            "max_position_embeddings": 96,
+            "max_position_embeddings": TEXT_CONTEXT,
             "bos_token_id": 1,
             "eos_token_id": _PAD,
             "pad_token_id": _PAD,
@@ -86,6 +98,8 @@ class TowerStage(Stage):
         self.tower = _Tower(clip, sizes["width"])
         self.temperature = float(config.data["temperature"])
         self.text_length = int(config.data["text_length"])
+        if self.text_length > TEXT_CONTEXT:
+            raise InputError(f"data.text_length is {self.text_length}; a tower reads at most {TEXT_CONTEXT} tokens.")
         if config.compile:
             clip.vision_model.forward = torch.compile(clip.vision_model.forward, dynamic=False)
             clip.text_model.forward = torch.compile(clip.text_model.forward, dynamic=False)
