@@ -50,10 +50,18 @@ def test_card_tells_how_the_model_was_trained(trained: Path) -> None:
     assert named.index("tower") < named.index("projector") < named.index("emoji")
     assert f"| emoji | compressor | 2 | 2 | 0 | `{done['commit'][:9]}` |" in stages
     assert "| tower | not known |" in card  # it was never trained here
+    assert "nothing of it comes from elsewhere" not in card
     assert done["machine"] in card
     assert "learning_rate: 0.003" in card
     assert "| 4/mean | 0.0 |" in card
     assert f"{BEGIN}\nNot taken yet.\n{END}" in card
+
+
+def test_card_of_a_model_that_was_all_trained_here_says_so(tmp_path: Path) -> None:
+    run(written(tmp_path, settings("language", tmp_path / "speaks", tmp_path, steps=1)))
+    card = (tmp_path / "speaks/README.md").read_text(encoding="utf-8")
+    assert "A language model that speaks about the generated world" in card
+    assert "nothing of it comes from elsewhere" in card
 
 
 def test_done_json_holds_the_configuration(trained: Path) -> None:

@@ -19,14 +19,20 @@ _WHAT = {
     "tower": "CLIP tower that sees the generated world of emoji scenes",
     "language": "language model that speaks about the generated world of emoji scenes, trained on text alone",
     "projector": "LLaVA put together from a tower and a language model, its projector trained and nothing else",
+    "identity": "LLaVA that reads every visual token",
     "compressor": "LLaVA with the compressor `{compressor}`",
 }
+
+_UNKNOWN = "not known"
 
 
 def write_card(folder: Path, done: Mapping[str, Any], figures: Mapping[str, float]) -> Path:
     """README.md of a trained folder. `done` is what its done.json holds, `figures` the last on validation scenes."""
     config = done["config"]
-    what = _WHAT[config["stage"]].format(compressor=config["compressor"].get("compressor", "fwd2bot"))
+    name = config["compressor"].get("compressor", "fwd2bot")
+    what = _WHAT["identity" if name == "identity" else config["stage"]].format(compressor=name)
+    stages = _stages(folder, done)
+    origin = "" if _UNKNOWN in stages else "; nothing of it comes from elsewhere"
     text = f"""---
 license: apache-2.0
 library_name: fwd2bot
@@ -34,11 +40,11 @@ library_name: fwd2bot
 
 # {folder.resolve().name}
 
-A {what}. Trained with fwd2bot; nothing of it comes from elsewhere.
+A {what}. Trained with fwd2bot{origin}.
 
 ## How it was trained
 
-{_stages(folder, done)}
+{stages}
 
 On scenes that the package makes itself (`fwd2bot.data.world`; the sprites are Noto Color Emoji), each seen once.
 Machine of the last stage: {done["machine"]}. Its command: `{done["command"]}`. Its configuration:
@@ -147,7 +153,7 @@ def _trace(name: str, done: Mapping[str, Any], rows: dict[str, list[str]]) -> No
         if "config" in earlier:
             _trace(Path(place).name, earlier, rows)
         else:
-            rows.setdefault(Path(place).name, [Path(place).name, "not known", "", "", "", ""])
+            rows.setdefault(Path(place).name, [Path(place).name, _UNKNOWN, "", "", "", ""])
     minutes, commit = f"{done['seconds'] / 60:.0f}", f"`{done['commit'][:9]}`"
     rows[name] = [name, config["stage"], str(done["steps"]), str(config["batch_size"]), minutes, commit]
 
