@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -182,17 +183,20 @@ class Llava(nn.Module):
         bidirectional: bool = False,
         tokens: str = "final_norm",
         positions: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> Tensor:
         """One pass of the language model: (B, T, D) -> (B, T, D) after the final norm ("pre_norm": before it).
 
         `mask` (B, T) is True at real tokens; padding may stand anywhere, positions count real tokens only. None
         says that nothing is padded, and is faster. Outputs at padding mean nothing. Causal rows padded on the right
-        need no mask: no real token sees what follows it.
+        need no mask: no real token sees what follows it. `allowed` (B, 1, T, T), True where a row sees a column, stands
+        in place of the mask; see `independent_turns`.
         """
         if positions is None:
             positions = count_positions(mask) if mask is not None else _range(embeddings)
         positions = positions.expand(len(embeddings), -1)
-        allowed = None if mask is None else allowed_pairs(mask, bidirectional)
+        if allowed is None and mask is not None:
+            allowed = allowed_pairs(mask, bidirectional)
         hidden = self._forward(embeddings, positions, allowed, stage, bidirectional=bidirectional)
         return self._final_norm(hidden) if tokens == "final_norm" else hidden
 
@@ -355,6 +359,21 @@ def allowed_pairs(mask: Tensor, bidirectional: bool = False) -> Tensor:
     causal = pairs if bidirectional else pairs.tril()
     own = torch.eye(length, dtype=torch.bool, device=mask.device)
     return ((causal & mask[:, None, :]) | own)[:, None]
+
+
+def independent_turns(turns: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention and positions with which each turn sees what is shared and itself, as if it were the only one.
+
+    turns (B, T): the turn a token belongs to, from 1, turn by turn; 0 for what all share, which comes first.
+    Gives (B, 1, T, T), True where a row sees a column, and positions (B, T).
+    """
+    index = torch.arange(turns.shape[1], device=turns.device)
+    seen = (turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None])
+    changed = F.pad(turns[:, 1:] != turns[:, :-1], (1, 0))
+    start = torch.where(changed, index, 0).cummax(dim=1).values
+    shared = (turns == 0).sum(dim=1, keepdim=True)
+    positions = torch.where(turns == 0, index, shared + index - start)
+    return (seen & (index[:, None] >= index))[:, None], positions
 
 
 def _within_reason(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from PIL import Image
 from tiny import tiny_llava, tiny_pixels
 
 from fwd2bot.errors import ModelError
-from fwd2bot.llava import Llava
+from fwd2bot.llava import Llava, independent_turns
 
 STOP = 40
 
@@ -210,3 +210,14 @@ def test_missing_weights_are_a_model_error(tmp_path):
     save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="lacks weights of a LLaVA, such as lm_head"):
         Llava.from_folder(tmp_path)
+
+
+def test_independent_turns_give_what_each_turn_gives_alone():
+    llava = tiny_llava(torch.float64)
+    shared, first, second = (torch.randn(1, length, llava.width, dtype=torch.float64) for length in (3, 4, 5))
+    turns = torch.tensor([[0] * 3 + [1] * 4 + [2] * 5])
+    allowed, positions = independent_turns(turns)
+    together = llava.run(torch.cat([shared, first, second], dim=1), positions=positions, allowed=allowed)
+    close(together[:, 3:7], llava.run(torch.cat([shared, first], dim=1))[:, 3:])
+    close(together[:, 7:], llava.run(torch.cat([shared, second], dim=1))[:, 3:])
+    assert not torch.allclose(together[:, 7:], llava.run(torch.cat([shared, first, second], dim=1))[:, 7:])

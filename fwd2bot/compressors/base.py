@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwd2bot import adapters
 from fwd2bot.adapters import GENERATE
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
-from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava, count_positions
+from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava, count_positions, independent_turns
 from fwd2bot.losses import label_loss
 
 _CHOICES = {
@@ -104,7 +105,8 @@ class AnswerBatch:
 
     ids, labels (N, T); image_position: where the image's rows go in (None: text alone); image_index (N,): which row of
     the tokens each conversation is about (None: conversation n is about row n); mask (N, T): False at padding, which
-    only `generate` must know (None: nothing is padded).
+    only `generate` must know (None: nothing is padded); turns (N, T): the turn of each token, 0 before the image (None:
+    later turns see earlier ones).
     """
 
     ids: Tensor
@@ -112,6 +114,7 @@ class AnswerBatch:
     image_position: int | None = None
     image_index: Tensor | None = None
     mask: Tensor | None = None
+    turns: Tensor | None = None
 
     @classmethod
     def collate(cls, encoded: Sequence[Encoded], pad_id: int, image_index: Sequence[int] | None = None) -> Self:
@@ -248,8 +251,13 @@ class Compressor(nn.Module):
 
     def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
         rows = self._rows(tokens, batch)  # (N, T + K, D)
-        hidden = self.llava.run(rows, None, GENERATE)  # padded on the right and causal: no mask is needed
         position, count = batch.image_position, rows.shape[1] - batch.ids.shape[1]
+        if batch.turns is None:
+            hidden = self.llava.run(rows, None, GENERATE)  # padded on the right and causal: no mask is needed
+        else:
+            turns = F.pad(batch.turns[:, position:], (rows.shape[1] - batch.turns[:, position:].shape[1], 0))
+            allowed, positions = independent_turns(turns)
+            hidden = self.llava.run(rows, None, GENERATE, positions=positions, allowed=allowed)
         if position is None:
             return hidden
         if position == 0:

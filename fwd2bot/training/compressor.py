@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
@@ -31,7 +32,7 @@ from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.language import answers_right
-from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels
+from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels, turn_numbers
 from fwd2bot.training.tower import image_processor
 
 
@@ -81,7 +82,9 @@ class CompressorStage(Stage):
         encoded = [encode_conversation(tokenizer, self.template, sample.turns, has_image=True) for sample in samples]
         ids = pad_to([one.ids for one in encoded], self.length, tokenizer.pad_token_id)
         labels = pad_to([one.labels for one in encoded], self.length, IGNORED)
-        answers = AnswerBatch(ids, labels, encoded[0].image_position)
+        place = encoded[0].image_position or 0
+        turns = turn_numbers(labels, tokenizer.eos_token_id, torch.tensor([[place]]))
+        answers = AnswerBatch(ids, labels, place, turns=turns)
         pixels = scene_pixels([sample.scene for sample in samples], self.image)
         return Batch(pixels, answers, [sample.caption for sample in samples], samples)
 
@@ -108,7 +111,7 @@ class CompressorStage(Stage):
         return losses
 
     def evaluate(self) -> dict[str, float]:
-        """Exact answers given the right ones before (teacher forcing), by kind, and R@1 in a batch of captions."""
+        """Exact answers by kind, each token given those before it (teacher forcing), and R@1 in a batch of captions."""
         counts = self.compressor.token_counts
         shown = counts if len(counts) <= 3 else (counts[0], counts[-1])
         figures: dict[str, float] = {}

@@ -12,9 +12,10 @@ from fwd2bot.data.conversations import IGNORED, encode_conversation, template_na
 from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.errors import InputError
+from fwd2bot.llava import independent_turns
 from fwd2bot.losses import label_loss
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to
+from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to, turn_numbers
 
 
 def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
@@ -56,15 +57,17 @@ class LanguageStage(Stage):
         module: nn.Module = self.model
         return module
 
-    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
+    def _encode(self, sample: Sample) -> tuple[list[int], list[int], int]:
+        """Ids, labels, and how many tokens come before the first question."""
         encoded = encode_conversation(self.tokenizer, self.template, sample.turns, has_image=True)
         words = self.tokenizer(sample.description, add_special_tokens=False)["input_ids"]
         place = encoded.image_position or 0
         ids = encoded.ids[:place] + words + encoded.ids[place:]
-        return ids, encoded.labels[:place] + [IGNORED] * len(words) + encoded.labels[place:]
+        labels = encoded.labels[:place] + [IGNORED] * len(words) + encoded.labels[place:]
+        return ids, labels, place + len(words)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """ids, labels (B, T)."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """ids, labels and numbers of the turns, (B, T)."""
         turns, share, things = self.config.data["turns"], self.config.data["captioning"], self.max_things(step)
         drawn = (
             draw_sample("train", index, turns=turns, max_things=things, captioning=share)
@@ -72,29 +75,35 @@ class LanguageStage(Stage):
         )
         return self._pad([self._encode(sample) for sample in drawn])
 
-    def _pad(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+    def _pad(self, rows: list[tuple[list[int], list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
         ids = pad_to([row[0] for row in rows], self.length, self.tokenizer.pad_token_id)
-        return ids, pad_to([row[1] for row in rows], self.length, IGNORED)
+        labels = pad_to([row[1] for row in rows], self.length, IGNORED)
+        shared = torch.tensor([[row[2]] for row in rows])
+        return ids, labels, turn_numbers(labels, self.tokenizer.eos_token_id, shared)
 
-    def _predict(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+    def _predict(self, ids: Tensor, labels: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        allowed, positions = independent_turns(turns)
+        hidden = self.model.model(
+            input_ids=ids, attention_mask=allowed, position_ids=positions, use_cache=False
+        ).last_hidden_state
         wanted = labels[:, 1:]
         return self.model.lm_head(hidden[:, :-1][wanted != IGNORED]), wanted[wanted != IGNORED]
 
-    def losses(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> dict[str, Tensor]:
         """Cross-entropy on answers."""
         logits, wanted = self._predict(*batch)
         return {"loss": label_loss(logits, wanted)}
 
     def evaluate(self) -> dict[str, float]:
-        """Exact answers, with the right answer so far given (teacher forcing), by kind, on validation scenes."""
+        """Exact answers, each token given those before it (teacher forcing), by kind, on validation scenes."""
         hits: dict[str, list[bool]] = {}
         end = self.tokenizer.eos_token_id
         for indices in self.validation():
             samples = [draw_sample("val", i, turns=10, max_things=self.things, captioning=0.0) for i in indices]
-            ids, labels = (part.to(self.device) for part in self._pad([self._encode(sample) for sample in samples]))
+            rows = self._pad([self._encode(sample) for sample in samples])
+            ids, labels, turns = (part.to(self.device) for part in rows)
             with self.autocast():
-                logits, wanted = self._predict(ids, labels)
+                logits, wanted = self._predict(ids, labels, turns)
             for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples, end):
                 hits.setdefault(kind, []).append(right)
         return accuracy(hits)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -107,3 +108,13 @@ def accuracy(hits: dict[str, list[bool]]) -> dict[str, float]:
     """Share of hits by kind, in per cent, with their mean."""
     shares = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items()) if found}
     return {**shares, "mean": sum(shares.values()) / max(1, len(shares))}
+
+
+def turn_numbers(labels: Tensor, end: int, shared: Tensor) -> Tensor:
+    """The turn of each token, from 1, for `llava.independent_turns`: (N, T).
+
+    A turn ends with the labelled `end` of its answer; the first `shared` (N, 1) tokens of a row are 0. Questions about
+    one scene answer each other: a model that sees earlier turns learns to read those instead of the picture.
+    """
+    ended = F.pad((labels == end)[:, :-1].long(), (1, 0))
+    return torch.where(torch.arange(labels.shape[1]) < shared, 0, 1 + ended.cumsum(dim=1))
