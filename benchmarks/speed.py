@@ -43,6 +43,7 @@ GOAL = 0.8
 QUESTION = "what is at the top left?"
 NEW_TOKENS = 16
 BATCH = 32
+ALL = "all"
 
 
 def medians(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -92,19 +93,6 @@ def answer(llava: Llava, rows: Tensor, stage: str | None, count: int) -> object:
         return llava.generate(rows, None, stage, max_new_tokens=count)
 
 
-def first_and_more(llava: Llava, rows: Tensor, stage: str | None, rounds: int) -> dict[str, float]:
-    """Seconds to the first token of an answer, and tokens a second after it, all rows at once."""
-    taken = medians(
-        {
-            "first": lambda: answer(llava, rows, stage, 1),
-            "all": lambda: answer(llava, rows, stage, NEW_TOKENS),
-        },
-        rounds,
-    )
-    more = len(rows) * (NEW_TOKENS - 1) / max(1e-9, taken["all"] - taken["first"])
-    return {"positions": rows.shape[1], "first_token_s": taken["first"], "tokens_per_s": more}
-
-
 @torch.inference_mode()
 def compress_figures(model: Fwd2Bot, images: list[Image.Image], rounds: int) -> dict[str, float]:
     """Images a second of pass 1 and of one plain forward, both from pixels; and of `compress` from pictures."""
@@ -124,24 +112,49 @@ def compress_figures(model: Fwd2Bot, images: list[Image.Image], rounds: int) -> 
 
 @torch.inference_mode()
 def answer_figures(model: Fwd2Bot, images: list[Image.Image], rounds: int) -> list[dict[str, Any]]:
-    """Answers from every number of tokens and from all visual tokens, one at a time and a batch at a time."""
+    """Answers from all visual tokens and from every number of tokens, one at a time and a batch at a time.
+
+    Seconds to the first token, and tokens a second after it, all rows at once.
+    """
     compressor, llava = model.compressor, model.compressor.llava
     found: list[dict[str, Any]] = []
     for batch in sorted({1, min(BATCH, len(images))}):
         pixels = llava.pixels(images[:batch])
-        full = first_and_more(llava, asked(compressor, llava.visual_tokens(pixels), 1.0), None, rounds)
-        seeing = medians({"tower": partial(llava.visual_tokens, pixels)}, rounds)["tower"]
-        found.append({"from": "visual tokens", "tokens": llava.num_visual_tokens, "batch": batch, **full})
-        found[-1]["first_token_with_tower_s"] = full["first_token_s"] + seeing
-        for count in _counts(model):
-            tokens = compressor.compress(pixels, num_tokens=count)
-            rows = asked(compressor, tokens, compressor.config.token_scale)
-            taken = first_and_more(llava, rows, GENERATE, rounds)
-            line = {"from": "a row", "tokens": count, "batch": batch, **taken}
-            line["first_token_ratio"] = full["first_token_s"] / taken["first_token_s"]
-            line["tokens_ratio"] = taken["tokens_per_s"] / full["tokens_per_s"]
+        sources = _sources(model, pixels)
+        jobs: dict[str, Callable[[], object]] = {"tower": partial(llava.visual_tokens, pixels)}
+        for name, (rows, stage) in sources.items():
+            jobs[f"{name} first"] = partial(answer, llava, rows, stage, 1)
+            jobs[f"{name} all"] = partial(answer, llava, rows, stage, NEW_TOKENS)
+        taken = medians(jobs, rounds)
+        for name, (rows, _) in sources.items():
+            first, every = taken[f"{name} first"], taken[f"{name} all"]
+            rate = batch * (NEW_TOKENS - 1) / max(1e-9, every - first)
+            tokens = compressor.llava.num_visual_tokens if name == ALL else int(name)
+            line: dict[str, Any] = {
+                "from": "visual tokens" if name == ALL else "a row",
+                "tokens": tokens,
+                "batch": batch,
+            }
+            line |= {"positions": rows.shape[1], "first_token_s": first, "tokens_per_s": rate}
+            if name == ALL:
+                full, line["first_token_with_tower_s"] = line, first + taken["tower"]
+            else:
+                line["first_token_ratio"] = full["first_token_s"] / first
+                line["tokens_ratio"] = rate / full["tokens_per_s"]
             found.append(line)
     return found
+
+
+def _sources(model: Fwd2Bot, pixels: Tensor) -> dict[str, tuple[Tensor, str | None]]:
+    """What an answer is given from, all visual tokens first: the rows of the language model, and the stage."""
+    compressor = model.compressor
+    sources: dict[str, tuple[Tensor, str | None]] = {
+        ALL: (asked(compressor, compressor.llava.visual_tokens(pixels), 1.0), None)
+    }
+    for count in _counts(model):
+        tokens = compressor.compress(pixels, num_tokens=count)
+        sources[str(count)] = (asked(compressor, tokens, compressor.config.token_scale), GENERATE)
+    return sources
 
 
 def _counts(model: Fwd2Bot) -> list[int]:
@@ -187,17 +200,12 @@ def memory_figures(model: Fwd2Bot, images: list[Image.Image]) -> dict[str, float
     """Megabytes that each job takes above what the model holds, over a batch."""
     compressor, llava = model.compressor, model.compressor.llava
     pixels = llava.pixels(images[:BATCH])
-    rows = {
-        count: asked(compressor, compressor.compress(pixels, num_tokens=count), compressor.config.token_scale)
-        for count in _counts(model)
-    }
-    full = asked(compressor, llava.visual_tokens(pixels), 1.0)
     jobs: dict[str, Callable[[], object]] = {
         "plain_forward": partial(plain_forward, compressor, pixels),
         "compress": partial(compressor.compress, pixels),
-        "answer_all": partial(answer, llava, full, None, NEW_TOKENS),
-        **{f"answer_{count}": partial(answer, llava, rows[count], GENERATE, NEW_TOKENS) for count in rows},
     }
+    for name, (rows, stage) in _sources(model, pixels).items():
+        jobs[f"answer_{name}"] = partial(answer, llava, rows, stage, NEW_TOKENS)
     found = {name: _peak(job) for name, job in jobs.items()}
     return None if None in found.values() else {name: value for name, value in found.items() if value is not None}
 
