@@ -4,7 +4,6 @@ python -m fwd2bot.evaluation.tower --tower work/emoji-world/tower --out results/
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from fwd2bot.data.world import captions
 from fwd2bot.data.world.scene import Scene
 from fwd2bot.errors import ModelError
-from fwd2bot.evaluation.world import gallery, pictures, retrieval_scores
+from fwd2bot.evaluation.world import gallery, pictures, retrieval_scores, write_result
 from fwd2bot.provenance import provenance
 
 
@@ -87,11 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **provenance(),
         "figures": {"retrieval": scores},
     }
-    text = json.dumps(result, indent=1)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_result(result, options.out)
     return 0
 
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **provenance(),
         "figures": figures,
     }
-    text = json.dumps(result, indent=1)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_result(result, options.out)
     return 0
+
+
+def write_result(result: Mapping[str, Any], out: Path | None) -> None:
+    """A run's JSON to stdout, and to the file `out` where there is one."""
+    text = json.dumps(result, indent=1)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 def _check(images: int, gallery_size: int) -> None:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fwd2bot.data.world.language import plural
+from fwd2bot.data.world.language import article, plural
 from fwd2bot.data.world.scene import COLOURS, PATTERNS, PLACES, SIGN, Scene, Thing
 from fwd2bot.data.world.sprites import object_names
 
@@ -99,10 +99,6 @@ def _phrase(kind: str, scene: Scene, rng: random.Random, /, **words: str) -> str
     return chosen.format(**words)
 
 
-def _article(name: str) -> str:
-    return ("an " if name[0] in "aeiou" and not name.startswith("uni") else "a ") + name
-
-
 def _absent(scene: Scene, rng: random.Random) -> str:
     """A name that the scene does not hold."""
     pool = object_names()
@@ -115,7 +111,7 @@ def _absent(scene: Scene, rng: random.Random) -> str:
 def _exist(scene: Scene, rng: random.Random) -> Question:
     yes = rng.random() < 0.5
     name = rng.choice(scene.names()) if yes else _absent(scene, rng)
-    return Question(text=_phrase("exist", scene, rng, a=_article(name)), answer="yes" if yes else "no", kind="exist")
+    return Question(text=_phrase("exist", scene, rng, a=article(name)), answer="yes" if yes else "no", kind="exist")
 
 
 def _what(scene: Scene, rng: random.Random) -> Question:
