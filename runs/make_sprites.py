@@ -25,7 +25,7 @@ OBJECTS = """
 🐊 crocodile|🦓 zebra|🐘 elephant|🐪 camel|🦒 giraffe|🐑 sheep|🦌 deer|🐓 rooster|🦃 turkey|🦚 peacock|🦜 parrot
 🦢 swan|🦩 flamingo|🦔 hedgehog|🐉 dragon|🌵 cactus|🌲 pine tree|🌴 palm tree|🍀 clover|🍁 maple leaf|🍄 mushroom
 🌷 tulip|🌹 rose|🌻 sunflower|🌍 globe|🌙 moon|⭐ star|⚡ lightning|🔥 flame|🌈 rainbow|☀ sun|☁ cloud|⛄ snowman
-💧 drop|🍏 green apple|🍎 red apple|🍐 pear|🍊 orange|🍋 lemon|🍌 banana|🍉 watermelon|🍇 grapes|🍓 strawberry
+💧 drop|🍏 green apple|🍎 red apple|🍐 pear|🍊 tangerine|🍋 lemon|🍌 banana|🍉 watermelon|🍇 grapes|🍓 strawberry
 🍒 cherry|🍑 peach|🍍 pineapple|🥥 coconut|🥝 kiwi|🍆 eggplant|🥑 avocado|🥦 broccoli|🥒 cucumber|🌶 pepper|🌽 corn
 🥕 carrot|🥐 croissant|🍞 bread|🧀 cheese|🥚 egg|🥓 bacon|🍔 burger|🍟 fries|🍕 pizza|🌮 taco|🍣 sushi|🍦 ice cream
 🍩 donut|🍪 cookie|🎂 cake|🍫 chocolate|🍿 popcorn|☕ coffee|🍺 beer|🍷 wine|⚽ soccer ball|🏀 basketball

@@ -28,7 +28,7 @@ def test_every_configuration_of_the_repository_is_sound(path: Path) -> None:
 
 def test_settings_left_out_are_filled_in(tmp_path: Path) -> None:
     config = load(tmp_path, data={"length": 100})
-    assert config.data == {"length": 100, "turns": 8, "captioning": 0.3, "curriculum": []}
+    assert config.data == {"length": 100, "turns": 8, "captioning": 0.3, "listing": 0.2}
     assert config.losses == {"autoregressive": 1.0, "contrastive": 1.0}
     assert config.out == tmp_path / "out"
 
@@ -66,9 +66,6 @@ def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
         ({"data": {"length": 10.5}}, "data.length is 10.5; it must be a whole number"),
         ({"data": {"captioning": "often"}}, "data.captioning is 'often'; it must be a number from 0 up"),
         ({"data": [1]}, r"data is \[1\]; it must hold settings"),
-        ({"data": {"curriculum": [2, 4]}}, r"data.curriculum is \[2, 4\]; it must be a list of pairs"),
-        ({"data": {"curriculum": [[0.0, 12]]}}, "data.curriculum asks for 12 things; a scene holds 1 to 9"),
-        ({"data": {"curriculum": [[0.5, 2], [0.1, 4]]}}, "The shares of data.curriculum must rise"),
         ({"model": {"width": 64}}, "model.width is no setting of this stage; this stage has none"),
         ({"losses": {"ranking": 1.0}}, "losses.ranking is no loss; the losses are autoregressive, contrastive"),
         ({"losses": {"contrastive": -1}}, "losses.contrastive is -1; it must be a number from 0 up"),

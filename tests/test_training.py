@@ -18,17 +18,16 @@ from safetensors.torch import load_file
 from tiny_runs import config, settings, written
 
 from fwd2bot.checkpoint import load_model
-from fwd2bot.data.world import make_scene, render
-from fwd2bot.data.world.scene import PLACES
+from fwd2bot.data.world import KINDS, make_scene, render
+from fwd2bot.data.world.patches import SHOWN, SIZES, patch_words
+from fwd2bot.data.world.scene import COLOURS, PLACES
 from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import loop, run
 from fwd2bot.training.compressor import CompressorStage
-from fwd2bot.training.language import answers_right
+from fwd2bot.training.language import FINDING, LanguageStage, answers_right
 from fwd2bot.training.optimizers import build_optimizers, rate_at
-from fwd2bot.training.projector import DETAILS, patch_words
 from fwd2bot.training.stage import Stage, scene_pixels
-from fwd2bot.training.tower import CLASSES, patch_labels
 
 WHATS = ("tower", "language", "projector", "identity", "average_pool", "fwd2bot")
 KILL = """
@@ -247,12 +246,29 @@ def test_one_count_is_not_drawn(what: str, tmp_path: Path, tiny_base: Path) -> N
     assert {stage.num_tokens(step) for step in range(20)} == {None}
 
 
-def test_curriculum_sets_the_most_things_of_a_scene(tmp_path: Path, tiny_base: Path) -> None:
-    data = {"turns": 2, "curriculum": [[0.0, 2], [0.5, 4], [0.75, 6]]}
-    stage = loop.build_stage(config("fwd2bot", tmp_path, tiny_base, steps=100, batch_size=8, data=data))
-    assert [stage.max_things(step) for step in (0, 49, 50, 74, 75, 99)] == [2, 2, 4, 4, 6, 6]
-    scenes = [sample.scene for step in range(5) for sample in stage.batch(step).samples]
-    assert max(len(scene.things) for scene in scenes) == 2
+def test_the_language_model_learns_to_find_first(tmp_path: Path, tiny_base: Path) -> None:
+    data = {"turns": 12, "finding": 0.5}
+    stage = loop.build_stage(config("language", tmp_path, tiny_base, steps=10, batch_size=8, data=data))
+    assert isinstance(stage, LanguageStage)
+    kinds = [{kind for sample in stage.samples(step) for kind in sample.kinds} for step in (4, 5)]
+    assert kinds[0] == {"inventory", *FINDING}
+    assert kinds[1] >= {"caption", "inventory", *KINDS} - {"reading"}
+
+
+def test_a_picture_in_words_shows_every_thing(tmp_path: Path, tiny_base: Path) -> None:
+    """Rows that stand for patches are the sums of their words' embeddings; descriptions are plain rows."""
+    stage = loop.build_stage(config("language", tmp_path, tiny_base, steps=10, batch_size=8))
+    assert isinstance(stage, LanguageStage)
+    decode = stage.tokenizer.decode
+    for sample, ids in zip(stage.samples(9), stage.batch(9)[0], strict=True):
+        rows = [decode([token for token in row if token != stage.tokenizer.pad_token_id]) for row in ids.tolist()]
+        shown = set(rows[1 : 1 + 40])
+        described = sample.scene.index % 4 == 3
+        for thing in sample.scene.things:
+            if not described and not thing.text:
+                assert f"{thing.name} {thing.size} {PLACES[thing.place]}" in shown
+        if described:
+            assert decode(ids[1:, 0]).startswith(sample.description.lower())
 
 
 def test_a_model_starts_from_another_without_its_adapters(tmp_path: Path, tiny_base: Path) -> None:
@@ -301,34 +317,36 @@ def test_worker_processes_prepare_the_same_batches_in_order(tmp_path: Path, tiny
     assert same == [True] * 4
 
 
-def test_patch_labels_follow_the_boxes() -> None:
-    scene = next(s for i in range(99) if (s := make_scene("train", i)).things[0].text and len(s.things) == 1)
-    sign = scene.things[0]
-    labels = patch_labels(scene, 12).view(12, 12)
-    row, column = int(sign.y / 8), int(sign.x / 8)
-    assert CLASSES[labels[row, column - 1]] == sign.text[0]  # type: ignore[index]
-    assert CLASSES[labels[row, column + 1]] == sign.text[1]  # type: ignore[index]
-    away = labels[(row + 6) % 12, (column + 6) % 12]
-    assert CLASSES[away] == scene.colour
-
-
 def test_patch_words_say_name_size_and_place() -> None:
     scene = next(
         s for i in range(99) if len((s := make_scene("train", i)).things) >= 4 and any(t.text for t in s.things)
     )
     said = patch_words(scene, 12).view(12, 12, 3)
+
+    def words(row: int, column: int) -> tuple[str, str, str]:
+        shown, size, place = said[row, column].tolist()
+        return SHOWN[shown], SIZES[size], (*PLACES, "nowhere")[place]
+
     for thing in scene.things:
         row, column = int(thing.y / 8), int(thing.x / 8)
-        name, size, place = said[row, column].tolist()
-        assert (DETAILS[size], DETAILS[place]) == (thing.size, PLACES[thing.place])
         if thing.text is None:
-            assert CLASSES[name] == thing.name
-        else:  # a sign's right letter has classes of its own
-            assert CLASSES[said[row, column - 1, 0]] == thing.text[0]
-            assert CLASSES[said[row, column + 1, 0] - len(LETTERS)] == thing.text[1]
+            assert words(row, column) == (thing.name, thing.size, PLACES[thing.place])
+        else:
+            assert words(row, column - 1) == (thing.text[0].lower(), "sign", PLACES[thing.place])
+            assert words(row, column + 1) == (thing.text[1].lower(), "sign", PLACES[thing.place])
+            assert said[row, column + 1, 0] >= len(SHOWN) - len(LETTERS)  # a right letter has words of its own
     free = next(place for place in range(9) if scene.at(place) is None)
-    name, pattern, nothing = said[free // 3 * 4 + 1, free % 3 * 4 + 1].tolist()
-    assert (CLASSES[name], DETAILS[pattern], DETAILS[nothing]) == (scene.colour, scene.pattern, "")
+    assert words(free // 3 * 4 + 1, free % 3 * 4 + 1) == (scene.colour, scene.pattern, "nowhere")
+
+
+def test_an_orange_background_is_no_fruit() -> None:
+    scene = next(s for i in range(99) if (s := make_scene("train", i)).colour == "orange" and len(s.things) == 1)
+    counted = Counter(patch_words(scene, 12)[:, 0].tolist())
+    assert counted[list(COLOURS).index("orange")] > 100
+
+
+def test_no_two_names_share_a_word_alone() -> None:
+    assert len(set(SHOWN)) == len(SHOWN) - len(LETTERS)  # only the letters stand there twice
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero(tmp_path: Path, tiny_base: Path) -> None:

@@ -13,7 +13,8 @@ from fwd2bot.data.world import Scene
 
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 DIGITS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
-IRREGULAR = {"mice": "mouse", "wolves": "wolf", "maple leaves": "maple leaf"}
+IRREGULAR = {"mice": "mouse", "wolves": "wolf", "maple leaves": "maple leaf", "snowmen": "snowman"}
+A = r"(?:an?|some)"
 PLACE = r"(?P<place>(?:top|bottom|middle) (?:left|middle|right)|center)"
 
 
@@ -83,7 +84,7 @@ def answer(question: str, scene: Scene, known: set[str]) -> str:
     if found := re.search(PLACE, words):
         here = [thing.name for thing in things if thing.place == found["place"]]
         return here[0] if here else "nothing"
-    if found := re.search(rf"\ban? ({name})$", words):
+    if found := re.search(rf"\b{A} ({name})$", words):
         return "yes" if any(thing.name == found[1] for thing in things) else "no"
     found = re.search(rf"\bthe ({name})\b", words)
     assert found is not None, question
@@ -130,7 +131,7 @@ def _count(words: str, things: list[Seen], known: set[str]) -> str:
 
 def read_full_caption(caption: str) -> tuple[Counter[tuple[str, str]], str, str]:
     """The things (what, where), the pattern and the colour that a complete caption tells of."""
-    what = r"an? (?P<what>sign that says [A-Z]{2}|(?:small|large) [a-z ]+?)"
+    what = rf"{A} (?P<what>sign that says [A-Z]{{2}}|(?:small|large) [a-z ]+?)"
     orders = (rf"{what} (?:at|in) the {PLACE}", rf"at the {PLACE} {what}(?=,| and (?:at|in) the|$)")
     order = orders[caption.startswith("on ")]
     background = re.search(r"a (plain|gradient|speckled) ([a-z]+) background", caption)
@@ -161,7 +162,7 @@ def caption_holds(caption: str, scene: Scene, known: set[str]) -> bool:
 
 def _described(phrase: str, things: list[Seen], known: set[str]) -> list[Seen]:
     """The things that "a small fox", "a fox" or "a sign that says KM" can mean."""
-    found = re.fullmatch(r"an? (?:(small|large) )?(.+?)(?: that says ([A-Z]{2}))?", phrase)
+    found = re.fullmatch(rf"{A} (?:(small|large) )?(.+?)(?: that says ([A-Z]{{2}}))?", phrase)
     assert found is not None, phrase
     size, name, text = found.groups()
     assert name in known, phrase

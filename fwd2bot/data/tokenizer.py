@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fwd2bot.data.world.language import captions, plural
 from fwd2bot.data.world.questions import PHRASINGS, questions
+from fwd2bot.data.world.samples import CAPTION_QUESTION, INVENTORY_QUESTION
 from fwd2bot.data.world.scene import make_scene
 from fwd2bot.data.world.sprites import object_names
 
@@ -26,6 +27,7 @@ def world_text(scenes: int = 20_000) -> Iterator[str]:
         yield from (name, plural(name))
     for phrases in PHRASINGS.values():
         yield from phrases
+    yield from (CAPTION_QUESTION, INVENTORY_QUESTION)
     for index in range(scenes):
         scene = make_scene("train", index)
         yield from captions(scene)

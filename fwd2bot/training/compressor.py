@@ -26,7 +26,6 @@ from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world.samples import Sample, draw_sample
-from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss
@@ -57,6 +56,7 @@ class CompressorStage(Stage):
         self.compressor.train()
         self.template = template_named(settings.template)
         self.length = int(config.data["length"])
+        self.shares = {name: config.data[name] for name in ("turns", "captioning", "listing")}
         self.image = int(llava.network.config.vision_config.image_size)
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
@@ -72,10 +72,7 @@ class CompressorStage(Stage):
         return self.compressor
 
     def batch(self, step: int) -> Batch:
-        turns, share, things = self.config.data["turns"], self.config.data["captioning"], self.max_things(step)
-        return self._collate(
-            [draw_sample("train", i, turns=turns, max_things=things, captioning=share) for i in self.indices(step)]
-        )
+        return self._collate([draw_sample("train", index, **self.shares) for index in self.indices(step)])
 
     def _collate(self, samples: list[Sample]) -> Batch:
         tokenizer = self.compressor.llava.tokenizer
@@ -126,7 +123,7 @@ class CompressorStage(Stage):
         found: list[bool] = []
         end = self.compressor.llava.tokenizer.eos_token_id
         for indices in self.validation():
-            samples = [draw_sample("val", i, turns=8, max_things=MAX_THINGS, captioning=0.0) for i in indices]
+            samples = [draw_sample("val", index, turns=8) for index in indices]
             collated = self._collate(samples)
             pixels, answers = collated.pixels.to(self.device), collated.answers.to(self.device)
             with self.autocast():

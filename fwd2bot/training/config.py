@@ -17,10 +17,13 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "language": {
         "model": {**_TOKENIZER, "width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024},
-        "data": {"length": 192, "turns": 12, "captioning": 0.5, "curriculum": []},
+        "data": {"length": 224, "turns": 14, "captioning": 0.2, "listing": 1.0, "patches": 40, "finding": 0.12},
     },
     "projector": {"model": {}, "data": {}},
-    "compressor": {"model": {}, "data": {"length": 144, "turns": 8, "captioning": 0.3, "curriculum": []}},
+    "compressor": {
+        "model": {},
+        "data": {"length": 144, "turns": 8, "captioning": 0.3, "listing": 0.2, "curriculum": []},
+    },
 }
 """What `model` and `data` hold for each stage, with what they are when the file does not say."""
 STAGES = tuple(SETTINGS)
@@ -116,7 +119,6 @@ class TrainConfig:
         parts: Any = self.train_parts
         if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
             raise InputError(f"train_parts is {parts!r}; it must be a list, such as [projector].")
-        _curriculum(self.data.get("curriculum", []))
 
     def to_dict(self) -> dict[str, Any]:
         """As the YAML file could say it."""
@@ -178,16 +180,3 @@ def _like(name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
     if isinstance(defaults[short], int):
         return _whole(name, value, least=1)
     return _number(name, value) if isinstance(defaults[short], float) else value
-
-
-def _curriculum(steps: Any) -> None:
-    """[[share of the steps, most things a scene], ...], the shares rising."""
-    pairs = isinstance(steps, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in steps)
-    if not pairs:
-        raise InputError(f"data.curriculum is {steps!r}; it must be a list of pairs [share of the steps, most things].")
-    for share, things in steps:
-        _number("a share of data.curriculum", share)
-        if not 1 <= _whole("a number of things of data.curriculum", things, least=1) <= 9:
-            raise InputError(f"data.curriculum asks for {things} things; a scene holds 1 to 9.")
-    if [share for share, _ in steps] != sorted(share for share, _ in steps):
-        raise InputError("The shares of data.curriculum must rise.")

@@ -1,21 +1,28 @@
 """The language model on text alone: a scene in words stands where the picture will be, then questions and answers."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fwd2bot import attention
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
+from fwd2bot.data.world.patches import few_patches, patch_token_ids
 from fwd2bot.data.world.samples import Sample, draw_sample
-from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.errors import InputError
 from fwd2bot.llava import independent_turns
 from fwd2bot.losses import label_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to, turn_numbers
+
+GRID = 12
+"""Patches in a row of the pictures that the language model will see."""
+FINDING = ("where", "where", "exist", "count_all")
+"""What is asked in the first part of the training: finding a named thing is the slow skill, and crowded out else."""
 
 
 def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden: int, context: int) -> LlamaConfig:
@@ -38,17 +45,23 @@ def small_llama(vocabulary: int, *, width: int, layers: int, heads: int, hidden:
 
 
 class LanguageStage(Stage):
-    """Batches of fixed shape (B, T), one scene a row: its description, then as many questions as fit."""
+    """Batches of fixed shape (B, T), one scene a row: the scene in words, then as many questions as fit.
+
+    A quarter of the scenes is told by a description; the rest by `data.patches` rows that stand for patches of a
+    picture, each the sum of the embeddings of a patch's words, which is what the projector will make of a patch seen.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         sizes = dict(config.model)
         self.tokenizer: Any = kept_tokenizer(config.out, sizes.pop("vocabulary"), sizes.pop("tokenizer_scenes"))
         self.model: Any = LlamaForCausalLM(small_llama(len(self.tokenizer), **sizes))
+        nn.init.normal_(self.model.model.embed_tokens.weight, std=sizes["width"] ** -0.5)  # tied: logits of about 1
         self.model.set_attn_implementation(attention.register())
         self.template = template_named("short")
-        self.length = int(config.data["length"])
-        self.things = MAX_THINGS
+        self.length, self.patches = int(config.data["length"]), int(config.data["patches"])
+        self.words = patch_token_ids(self.tokenizer)
+        self.most = sum(max(map(len, column)) for column in self.words)
         if config.compile:
             self.model.model.forward = torch.compile(self.model.model.forward, dynamic=False)
 
@@ -57,34 +70,50 @@ class LanguageStage(Stage):
         module: nn.Module = self.model
         return module
 
-    def _encode(self, sample: Sample) -> tuple[list[int], list[int], int]:
-        """Ids, labels, and how many tokens come before the first question."""
-        encoded = encode_conversation(self.tokenizer, self.template, sample.turns, has_image=True)
-        words = self.tokenizer(sample.description, add_special_tokens=False)["input_ids"]
-        place = encoded.image_position or 0
-        ids = encoded.ids[:place] + words + encoded.ids[place:]
-        labels = encoded.labels[:place] + [IGNORED] * len(words) + encoded.labels[place:]
-        return ids, labels, place + len(words)
-
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """ids, labels and numbers of the turns, (B, T)."""
-        turns, share, things = self.config.data["turns"], self.config.data["captioning"], self.max_things(step)
-        drawn = (
-            draw_sample("train", index, turns=turns, max_things=things, captioning=share)
-            for index in self.indices(step)
-        )
-        return self._pad([self._encode(sample) for sample in drawn])
+        """ids (B, T, M), a row's embedding being the sum of its M tokens'; labels and numbers of the turns, (B, T)."""
+        return self._tensors(self.samples(step))
 
-    def _pad(self, rows: list[tuple[list[int], list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
-        ids = pad_to([row[0] for row in rows], self.length, self.tokenizer.pad_token_id)
-        labels = pad_to([row[1] for row in rows], self.length, IGNORED)
-        shared = torch.tensor([[row[2]] for row in rows])
-        return ids, labels, turn_numbers(labels, self.tokenizer.eos_token_id, shared)
+    def samples(self, step: int) -> list[Sample]:
+        """Of a step: in the first part of the training only lists and what `FINDING` asks."""
+        shares = {name: self.config.data[name] for name in ("turns", "captioning", "listing")}
+        if step < self.config.data["finding"] * self.config.steps:
+            shares |= {"captioning": 0.0, "kinds": FINDING}
+        return [draw_sample("train", index, **shares) for index in self.indices(step)]
+
+    def _tensors(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        ids: list[list[list[int]]] = []
+        labels: list[list[int]] = []
+        shared: list[list[int]] = []
+        pad = self.tokenizer.pad_token_id
+        for sample in samples:
+            encoded = encode_conversation(self.tokenizer, self.template, sample.turns, has_image=True)
+            place, scene = encoded.image_position or 0, self._scene(sample)
+            rows = [[token] for token in encoded.ids]
+            rows = rows[:place] + scene + rows[place:]
+            ids.append([row + [pad] * (self.most - len(row)) for row in rows])
+            labels.append(encoded.labels[:place] + [IGNORED] * len(scene) + encoded.labels[place:])
+            shared.append([place + len(scene)])
+        padded = pad_to(labels, self.length, IGNORED)
+        turns = turn_numbers(padded, self.tokenizer.eos_token_id, torch.tensor(shared))
+        return pad_to(ids, self.length, [pad] * self.most), padded, turns
+
+    def _scene(self, sample: Sample) -> list[list[int]]:
+        """What stands where the picture will be: tokens of each row."""
+        if sample.scene.index % 4 == 3:
+            return [[token] for token in self.tokenizer(sample.description, add_special_tokens=False)["input_ids"]]
+        rng = random.Random(sample.scene.seed + 2)
+        patches = few_patches(sample.scene, GRID, self.patches, rng)
+        return [
+            [token for words, one in zip(self.words, patch, strict=True) for token in words[one]] for patch in patches
+        ]
 
     def _predict(self, ids: Tensor, labels: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         allowed, positions = independent_turns(turns)
+        table = self.model.model.embed_tokens.weight
+        rows = F.embedding_bag(ids.flatten(0, 1), table, mode="sum", padding_idx=self.tokenizer.pad_token_id)
         hidden = self.model.model(
-            input_ids=ids, attention_mask=allowed, position_ids=positions, use_cache=False
+            inputs_embeds=rows.view(*labels.shape, -1), attention_mask=allowed, position_ids=positions, use_cache=False
         ).last_hidden_state
         wanted = labels[:, 1:]
         return self.model.lm_head(hidden[:, :-1][wanted != IGNORED]), wanted[wanted != IGNORED]
@@ -99,9 +128,8 @@ class LanguageStage(Stage):
         hits: dict[str, list[bool]] = {}
         end = self.tokenizer.eos_token_id
         for indices in self.validation():
-            samples = [draw_sample("val", i, turns=10, max_things=self.things, captioning=0.0) for i in indices]
-            rows = self._pad([self._encode(sample) for sample in samples])
-            ids, labels, turns = (part.to(self.device) for part in rows)
+            samples = [draw_sample("val", index, turns=10) for index in indices]
+            ids, labels, turns = (part.to(self.device) for part in self._tensors(samples))
             with self.autocast():
                 logits, wanted = self._predict(ids, labels, turns)
             for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples, end):

@@ -6,6 +6,7 @@ name, its size and its place, or the background's colour and pattern. The same e
 the tower; and the place, which a language model with rotary positions cannot read off a row's index, comes with it.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,36 +17,10 @@ from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.world import Scene, make_scene
-from fwd2bot.data.world.scene import COLOURS, PATTERNS, PLACES, UNIT
-from fwd2bot.data.world.sprites import LETTERS
+from fwd2bot.data.world.patches import FIRST_THING, patch_token_ids, patch_words
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, scene_pixels
-from fwd2bot.training.tower import CLASSES, patch_labels
-
-DETAILS = (*PLACES, "small", "large", *PATTERNS, "")
-"""What is said of a patch besides its name or colour; the last says nothing."""
-_NOTHING = len(DETAILS) - 1
-_FIRST_LETTER = len(CLASSES) - len(LETTERS)
-
-
-def patch_words(scene: Scene, grid: int) -> Tensor:
-    """What is said of each patch, (grid * grid, 3): a class as in `patch_labels`, then two words of `DETAILS`.
-
-    A sign's second letter is + len(LETTERS): another token than its first. Things: size and place; background: its
-    pattern and nothing.
-    """
-    labels = patch_labels(scene, grid).view(grid, grid)
-    details = torch.full((grid, grid, 2), _NOTHING)
-    details[..., 0] = DETAILS.index(scene.pattern)
-    centres = (torch.arange(grid) + 0.5) * UNIT / grid
-    for thing in scene.things:
-        inside = ((centres - thing.y).abs() <= thing.side / 2)[:, None] & ((centres - thing.x).abs() <= thing.side / 2)
-        inside &= labels >= len(COLOURS)
-        details[inside] = torch.tensor([DETAILS.index(thing.size), DETAILS.index(PLACES[thing.place])])
-        if thing.text:
-            labels[inside & (centres >= thing.x) & (labels >= _FIRST_LETTER)] += len(LETTERS)
-    return torch.cat([labels[..., None], details], dim=-1).flatten(0, 1)
 
 
 class ProjectorStage(Stage):
@@ -61,25 +36,18 @@ class ProjectorStage(Stage):
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts or ("projector",))
         self.image = int(llava.network.config.vision_config.image_size)
-        self.words, self.details = (words.to(self.device) for words in self._word_embeddings())
+        self.words = [words.to(self.device) for words in self._word_embeddings()]
         if config.compile:
             llava.compile(dynamic=False)
 
     @torch.no_grad()
-    def _word_embeddings(self) -> tuple[Tensor, Tensor]:
-        """(classes, D) and (details, D): sums of each word's tokens; letters as a sign's first, then as its second."""
-        llava = self.compressor.llava
-
-        def embedded(words: str) -> Tensor:
-            ids = llava.tokenizer(words, add_special_tokens=False)["input_ids"]
-            return llava.embed(torch.tensor(ids)).sum(0)
-
-        words = [embedded(name) for name in (*CLASSES[:_FIRST_LETTER], *(letter.lower() for letter in LETTERS))]
-        for letter in LETTERS:
-            continued = llava.tokenizer.convert_tokens_to_ids(letter.lower())
-            words.append(llava.embed(torch.tensor([continued]))[0])
-        details = [embedded(word) for word in DETAILS[:_NOTHING]]
-        return torch.stack(words), torch.stack([*details, torch.zeros_like(details[0])])
+    def _word_embeddings(self) -> list[Tensor]:
+        """Of every word that a patch may be given, by column of `patch_words`: (words, D) each."""
+        embed = self.compressor.llava.embed
+        columns = patch_token_ids(self.compressor.llava.tokenizer)
+        return [
+            torch.stack([embed(torch.tensor(ids, dtype=torch.long)).sum(0) for ids in column]) for column in columns
+        ]
 
     @property
     def module(self) -> nn.Module:
@@ -100,37 +68,35 @@ class ProjectorStage(Stage):
         """
         pixels, said = batch
         projected = self.compressor.compress(pixels).float()  # (B, V, D)
-        wanted = self.words[said[..., 0]] + self.details[said[..., 1:]].sum(-2)
-        weight = torch.where(said[..., 0] < len(COLOURS), 0.2, 1.0)
+        weight = torch.where(said[..., 0] < FIRST_THING, 0.2, 1.0)
         weight = weight / weight.sum()
-        distance = (projected - wanted).square().mean(-1) / self.words.var()
-        vectors = F.normalize(projected, dim=-1)
-        choice = _against(vectors, self.words, said[..., 0])
-        for column in (1, 2):
-            choice = choice + _against(vectors, self.details, said[..., column])
-        return {"distance": (distance * weight).sum(), "choice": (choice * weight).sum()}
+        wanted = torch.stack([words[one] for words, one in self._columns(said)]).sum(0)
+        distance = (projected - wanted).square().mean(-1) / self.words[0].var()
+        scores = [(self._scores(projected, words), one) for words, one in self._columns(said)]
+        choice = torch.stack([F.cross_entropy(s.flatten(0, 1), one.flatten(), reduction="none") for s, one in scores])
+        return {"distance": (distance * weight).sum(), "choice": (choice.sum(0) * weight.flatten()).sum()}
+
+    def _columns(self, said: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Embeddings of the words that may stand in a column of `said` (..., 3), and those that do."""
+        return zip(self.words, said.unbind(-1), strict=True)
+
+    def _scores(self, projected: Tensor, words: Tensor) -> Tensor:
+        """Logits of each word for each patch, by cosine: (..., D) -> (..., words)."""
+        return F.normalize(projected, dim=-1) @ F.normalize(words, dim=-1, eps=1e-3).T / 0.05
 
     def evaluate(self) -> dict[str, float]:
-        """Share of patches on things whose nearest name, place and size (by cosine) are right, on 128 scenes."""
-        scenes = [make_scene("val", index) for index in range(128)]
-        pixels, said = (part.to(self.device) for part in self._tensors(scenes))
-        with self.autocast():
-            projected = torch.cat([self.compressor.compress(part) for part in pixels.split(self.config.batch_size)])
-        thing = said[..., 0] >= len(COLOURS)
-        vectors, said = F.normalize(projected.float()[thing], dim=-1), said[thing]
-        names = (vectors @ F.normalize(self.words, dim=-1).T).argmax(-1) == said[:, 0]
-        details = vectors @ F.normalize(self.details, dim=-1, eps=1e-3).T
-        places = details[:, : len(PLACES)].argmax(-1) == said[:, 2]
-        sizes = details[:, len(PLACES) : len(PLACES) + 2].argmax(-1) + len(PLACES) == said[:, 1]
-        right = {"name": names, "place": places, "size": sizes}
-        return {part: 100.0 * hits.float().mean().item() for part, hits in right.items()}
+        """Share of patches on things whose nearest name, size and place (by cosine) are right."""
+        rights: list[Tensor] = []
+        for indices in self.validation():
+            pixels, said = self._tensors([make_scene("val", index) for index in indices])
+            said = said.to(self.device)
+            with self.autocast():
+                projected = self.compressor.compress(pixels.to(self.device)).float()
+            nearest = torch.stack([self._scores(projected, words).argmax(-1) for words in self.words], dim=-1)
+            rights.append((nearest == said)[said[..., 0] >= FIRST_THING])
+        shares = 100.0 * torch.cat(rights).float().mean(0)
+        return dict(zip(("names", "sizes", "places"), shares.tolist(), strict=True))
 
     def save(self, folder: Path) -> None:
         """A LLaVA folder whose language model has not seen a picture yet."""
         save_model(folder, self.compressor)
-
-
-def _against(vectors: Tensor, words: Tensor, said: Tensor) -> Tensor:
-    """Cross-entropy of each patch's word among all, by cosine at temperature 0.05: (B, V)."""
-    scores = vectors @ F.normalize(words, dim=-1, eps=1e-3).T / 0.05
-    return F.cross_entropy(scores.flatten(0, 1), said.flatten(), reduction="none").view(said.shape)

@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world import Scene, render
-from fwd2bot.data.world.scene import MAX_THINGS
 from fwd2bot.training.config import TrainConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -65,14 +64,6 @@ class Stage(ABC):
         first = (self.config.seed * 10_000_000) + step * self.config.batch_size
         return range(first, first + self.config.batch_size)
 
-    def max_things(self, step: int) -> int:
-        """The curriculum: most things a scene holds, by the share of the steps done."""
-        current = MAX_THINGS
-        for share, things in self.config.data["curriculum"]:
-            if step >= share * self.config.steps:
-                current = things
-        return int(current)
-
 
 def kept_tokenizer(folder: Path, vocabulary: int, scenes: int) -> Any:
     """The tokenizer that the run in this folder began with; a new run makes one, and keeps it for when it goes on."""
@@ -99,7 +90,7 @@ def _scaled_down(scene: Scene, size: int) -> NDArray[np.uint8]:
     return np.asarray(large.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def pad_to(rows: list[list[int]], length: int, value: int) -> Tensor:
+def pad_to(rows: list[list[Any]], length: int, value: Any) -> Tensor:
     """Rows cut or padded on the right to one length."""
     return torch.tensor([(row + [value] * length)[:length] for row in rows])
 

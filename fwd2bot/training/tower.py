@@ -1,6 +1,7 @@
 """The CLIP tower: contrastive on captions, and dense labels that say what each patch shows (the generator knows).
 
-The dense loss sits on the layer that LLaVA reads (-2), so that what is learnt is where it will be used.
+The dense loss sits on the layer that LLaVA reads (-2), so that what is learnt is where it will be used. It asks for the
+place, too: a tower that is taught only what a patch shows forgets where the patch is.
 """
 
 import random
@@ -15,15 +16,14 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from fwd2bot import attention
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.language import captions
-from fwd2bot.data.world.scene import COLOURS, UNIT
-from fwd2bot.data.world.sprites import LETTERS, object_names
+from fwd2bot.data.world.patches import FIRST_LETTER, FIRST_THING, SHOWN, SIZES, patch_words
+from fwd2bot.data.world.scene import PLACES
 from fwd2bot.errors import InputError
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, kept_tokenizer, pad_to, scene_pixels
 
-CLASSES = (*COLOURS, *object_names(), *LETTERS)
-_CLASS = {name: number for number, name in enumerate(CLASSES)}
+_WORDS = (len(SHOWN), len(SIZES), len(PLACES) + 1)
 _PAD = 3
 TEXT_CONTEXT = 96
 """The most tokens of a caption that a tower can read."""
@@ -56,33 +56,11 @@ def small_clip(vocabulary: int, *, image: int, patch: int, width: int, layers: i
     )
 
 
-def patch_labels(scene: Scene, grid: int) -> Tensor:
-    """What each patch shows, (grid * grid,): a thing (a sign: its left or right letter) or the background's colour.
-
-    A thing owns the patches whose centre lies within the middle nine tenths of its box.
-    """
-    labels = torch.full((grid, grid), _CLASS[scene.colour])
-    step = UNIT / grid
-    centres = (torch.arange(grid) + 0.5) * step
-    for thing in scene.things:
-        reach = 0.45 * thing.side
-        rows = (centres - thing.y).abs() <= reach
-        columns = (centres - thing.x).abs() <= reach
-        if thing.text:
-            first, second = (_CLASS[letter] for letter in thing.text)
-            halves = torch.where(centres < thing.x, first, second).expand(grid, grid)
-            owned = rows[:, None] & columns[None, :]
-            labels[owned] = halves[owned]
-        else:
-            labels[rows[:, None] & columns[None, :]] = _CLASS[thing.name]
-    return labels.flatten()
-
-
 class _Tower(nn.Module):
     def __init__(self, clip: Any, width: int) -> None:
         super().__init__()
         self.clip = clip
-        self.dense = nn.Linear(width, len(CLASSES))
+        self.dense = nn.Linear(width, sum(_WORDS))
 
 
 class TowerStage(Stage):
@@ -109,7 +87,7 @@ class TowerStage(Stage):
         return self.tower
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """pixels (B, 3, H, W), patch labels (B, V), caption ids (B, T)."""
+        """pixels (B, 3, H, W), words of each patch (B, V, 3), caption ids (B, T)."""
         scenes = [make_scene("train", index) for index in self.indices(step)]
         rng = random.Random(step)
         return self._tensors(scenes, [rng.choice(captions(scene)) for scene in scenes])
@@ -117,11 +95,11 @@ class TowerStage(Stage):
     def _tensors(self, scenes: list[Scene], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         rows = [[1, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
         rows = [row[: self.text_length - 1] for row in rows]
-        labels = torch.stack([patch_labels(scene, self.grid) for scene in scenes])
+        labels = torch.stack([patch_words(scene, self.grid) for scene in scenes])
         return scene_pixels(scenes, self.image), labels, pad_to(rows, self.text_length, _PAD)
 
     def _forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Dense logits (B, V, classes), image and text embeddings (B, D)."""
+        """Dense logits (B, V, words), image and text embeddings (B, D)."""
         clip = self.tower.clip
         seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
         dense = self.tower.dense(seen.hidden_states[-2][:, 1:])
@@ -129,36 +107,40 @@ class TowerStage(Stage):
         return dense, clip.visual_projection(seen.pooler_output), clip.text_projection(read.pooler_output)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """Cross-entropy of the patches and Eq. 3 on the pooled embeddings."""
-        pixels, labels, ids = batch
+        """Cross-entropy of the patches' words, background a fifth, and Eq. 3 on the pooled embeddings."""
+        pixels, said, ids = batch
         dense, images, texts = self._forward(pixels, ids)
-        weights = torch.ones(len(CLASSES), device=dense.device)
-        weights[: len(COLOURS)] = 0.2
+        weights = torch.where(said[..., 0] < FIRST_THING, 0.2, 1.0).flatten()
+        words = [
+            F.cross_entropy(logits.float().flatten(0, 1), word.flatten(), reduction="none")
+            for logits, word in zip(dense.split(_WORDS, dim=-1), said.unbind(-1), strict=True)
+        ]
         return {
-            "patches": F.cross_entropy(dense.float().flatten(0, 1), labels.flatten(), weight=weights),
+            "patches": (torch.stack(words).sum(0) * weights).sum() / weights.sum(),
             "contrastive": 0.5 * contrastive_loss(images.float(), texts.float(), self.temperature),
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Right patches on things and on letters, and image-to-caption R@1 among a batch, on validation scenes."""
-        thing: list[Tensor] = []
-        letter: list[Tensor] = []
+        """Right words of thing and letter patches, and image-to-caption R@1 in a batch, on validation scenes."""
+        rights: list[Tensor] = []
+        shown: list[Tensor] = []
         found: list[Tensor] = []
         for indices in self.validation():
             scenes = [make_scene("val", index) for index in indices]
             batch = self._tensors(scenes, [captions(scene)[0] for scene in scenes])
-            pixels, labels, ids = (part.to(self.device) for part in batch)
+            pixels, said, ids = (part.to(self.device) for part in batch)
             with self.autocast():
                 dense, images, texts = self._forward(pixels, ids)
-            right = dense.argmax(-1) == labels
-            first_letter = len(CLASSES) - len(LETTERS)
-            thing.append(right[(labels >= len(COLOURS)) & (labels < first_letter)])
-            letter.append(right[labels >= first_letter])
+            nearest = torch.stack([logits.argmax(-1) for logits in dense.split(_WORDS, dim=-1)], dim=-1)
+            rights.append((nearest == said).flatten(0, 1))
+            shown.append(said[..., 0].flatten())
             scores = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
             found.append(scores.argmax(1) == torch.arange(len(scenes), device=scores.device))
-        figures = {"thing_patches": thing, "letter_patches": letter, f"recall_1_of_{self.config.batch_size}": found}
-        whole = {name: torch.cat(parts).float() for name, parts in figures.items()}
-        return {name: 100.0 * right.mean().item() for name, right in whole.items() if len(right)}
+        right, what, recall = torch.cat(rights).float(), torch.cat(shown), torch.cat(found).float()
+        things, letters = (what >= FIRST_THING) & (what < FIRST_LETTER), what >= FIRST_LETTER
+        figures = {"names": right[things, 0], "letters": right[letters, 0], "sizes": right[things, 1]}
+        figures |= {"places": right[things | letters, 2], f"recall_1_of_{self.config.batch_size}": recall}
+        return {name: 100.0 * hits.mean().item() for name, hits in figures.items() if len(hits)}
 
     def save(self, folder: Path) -> None:
         """The whole CLIP (a retrieval rival too) as a transformers folder, with its tokenizer and preprocessing."""

@@ -5,15 +5,18 @@ import random
 from fwd2bot.data.world.scene import PLACES, SIGN, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_PLURALS = {"mouse": "mice", "sheep": "sheep", "wolf": "wolves", "deer": "deer", "maple leaf": "maple leaves"}
-_ALREADY_PLURAL = ("grapes", "fries", "scissors", "books", "socks", "dice", "bacon", "bread", "popcorn", "sushi")
+_PLURALS = {
+    "mouse": "mice", "sheep": "sheep", "wolf": "wolves", "deer": "deer", "fish": "fish", "blowfish": "blowfish",
+    "maple leaf": "maple leaves", "snowman": "snowmen",
+}  # fmt: skip
+_NO_SINGULAR = ("grapes", "fries", "scissors", "books", "socks", "dice", "bacon", "bread", "popcorn", "sushi")
 
 
 def plural(name: str) -> str:
     """The name of several such things."""
     if name in _PLURALS:
         return _PLURALS[name]
-    if name in _ALREADY_PLURAL:
+    if name in _NO_SINGULAR:
         return name
     if name.endswith(("s", "x", "ch", "sh", "to", "go")):
         return name + "es"
@@ -23,7 +26,9 @@ def plural(name: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """The phrase with its indefinite article."""
+    """The phrase with its indefinite article; "some" where its noun has no singular."""
+    if phrase.endswith(_NO_SINGULAR):
+        return f"some {phrase}"
     return ("an " if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
 
 
@@ -56,6 +61,21 @@ def full_caption(scene: Scene, rng: random.Random) -> str:
     if form == 1:
         return f"{background(scene)} with " + enumerate_words([f"{what} in the {where}" for what, where in parts])
     return f"on {background(scene)}: " + enumerate_words([f"at the {where} {what}" for what, where in parts])
+
+
+def inventory(scene: Scene, rng: random.Random) -> str:
+    """Names and places side by side, in any order: "fox top left, sign km center", or place first, or with the size.
+
+    A model that learns to find named things learns it here first: what is asked for stands right before the answer.
+    """
+    order = list(scene.things)
+    rng.shuffle(order)
+    form = rng.choice(("{name} {place}", "{name} {place}", "{name} {size} {place}", "{place} {name}"))
+    parts = []
+    for thing in order:
+        name = f"{thing.name} {thing.text.lower()}" if thing.text else thing.name
+        parts.append(form.format(name=name, size=thing.size, place=PLACES[thing.place]))
+    return ", ".join(parts)
 
 
 def _places(scene: Scene, rng: random.Random) -> str:

@@ -1,13 +1,15 @@
 """Training samples of the world: scenes with the conversation and the caption that go with them in one step."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fwd2bot.data.world.language import captions, full_caption
+from fwd2bot.data.world.language import captions, full_caption, inventory
 from fwd2bot.data.world.questions import KINDS, ask
 from fwd2bot.data.world.scene import Scene, make_scene
 
 CAPTION_QUESTION = "Describe the image."
+INVENTORY_QUESTION = "List the objects."
 _CLOSINGS = ("?", ".")
 
 
@@ -27,20 +29,34 @@ def typed(question: str, rng: random.Random) -> str:
     return question[:-1] if question.endswith(_CLOSINGS) and rng.random() < 0.3 else question
 
 
-def draw_sample(split: str, index: int, *, turns: int, max_things: int, captioning: float) -> Sample:
-    """Sample number `index`: `turns` questions of random kinds, in a share `captioning` of samples a caption first."""
-    scene = make_scene(split, index, max_things=max_things)
+def draw_sample(
+    split: str,
+    index: int,
+    *,
+    turns: int,
+    captioning: float = 0.0,
+    listing: float = 0.0,
+    kinds: Sequence[str] = KINDS,
+) -> Sample:
+    """Sample number `index`: `turns` questions of random kinds; in shares of the samples first a caption, a list.
+
+    At least one of the kinds must be one that every scene allows (not where, relation, size or reading).
+    """
+    scene = make_scene(split, index)
     rng = random.Random(scene.seed + 1)
     pairs: list[tuple[str, str]] = []
-    kinds: list[str] = []
+    asked: list[str] = []
     if rng.random() < captioning:
         pairs.append((CAPTION_QUESTION, full_caption(scene, rng)))
-        kinds.append("caption")
+        asked.append("caption")
+    if rng.random() < listing:
+        pairs.append((INVENTORY_QUESTION, inventory(scene, rng)))
+        asked.append("inventory")
     while len(pairs) < turns:
-        kind = rng.choice(KINDS)
+        kind = rng.choice(kinds)
         question = ask(scene, kind, rng)
         if question is not None:
             pairs.append((typed(question.text, rng), question.answer))
-            kinds.append(kind)
+            asked.append(kind)
     caption = rng.choice(captions(scene))
-    return Sample(scene=scene, turns=pairs, kinds=kinds, caption=caption, description=full_caption(scene, rng))
+    return Sample(scene=scene, turns=pairs, kinds=asked, caption=caption, description=full_caption(scene, rng))
