@@ -4,5 +4,9 @@ from pathlib import Path
 
 from fwd2bot.data.world.writers import write_album
 
+ALBUM = Path(__file__).parent.parent / "fwd2bot/bundled/album"
+
 if __name__ == "__main__":
-    print(write_album(Path(__file__).parent.parent / "fwd2bot/bundled/album"))
+    for old in ALBUM.glob("*.png"):
+        old.unlink()
+    print(write_album(ALBUM))

@@ -15,8 +15,8 @@ from PIL import Image
 from world_reader import answer, caption_holds, look, read_full_caption
 
 from fwd2bot.data.world import KINDS, SPLITS, Scene, captions, make_scene, questions, render
-from fwd2bot.data.world.language import plural
-from fwd2bot.data.world.questions import HELD_OUT, PHRASINGS, closed_answers
+from fwd2bot.data.world.language import article, plural
+from fwd2bot.data.world.questions import HELD_OUT, PHRASINGS
 from fwd2bot.data.world.samples import CAPTION_QUESTION, draw_sample
 from fwd2bot.data.world.scene import SIGN, held_out, near_duplicate
 from fwd2bot.data.world.sprites import LETTERS, Sprites, default_sprites, object_names
@@ -117,16 +117,13 @@ def test_every_training_question_is_answered_by_coordinates_alone() -> None:
             assert answer(question, sample.scene, KNOWN) == truth, (question, sample.scene)
 
 
-def test_answers_of_closed_kinds_are_balanced_and_listed() -> None:
+def test_answers_of_two_are_balanced() -> None:
     found: dict[str, Counter[str]] = {}
     for scene in sampled(600):
         for question in questions(scene):
             found.setdefault(question.kind, Counter())[question.answer] += 1
     for kind in ("exist", "relation", "size"):
         assert 0.4 < found[kind].most_common(1)[0][1] / found[kind].total() < 0.6, kind
-    for kind in KINDS:
-        if listed := closed_answers(kind):
-            assert set(found[kind]) <= set(listed), kind
 
 
 def shape(phrasing: str) -> re.Pattern[str]:
@@ -165,6 +162,12 @@ def test_words_of_held_out_phrasings_are_all_trained() -> None:
 def test_every_kind_has_several_phrasings() -> None:
     assert all(len(set(phrasings)) >= 5 for phrasings in PHRASINGS.values())
     assert set(KINDS) - {"background"} <= set(PHRASINGS)
+
+
+def test_names_without_a_singular_take_some() -> None:
+    assert [article(phrase) for phrase in ("fox", "owl", "unicorn", "large socks", "bread", "orange")] == [
+        "a fox", "an owl", "a unicorn", "some large socks", "some bread", "an orange",
+    ]  # fmt: skip
 
 
 def test_names_in_the_plural_are_all_different() -> None:

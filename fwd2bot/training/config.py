@@ -17,7 +17,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "language": {
         "model": {**_TOKENIZER, "width": 256, "layers": 6, "heads": 4, "hidden": 704, "context": 1024},
-        "data": {"length": 224, "turns": 14, "captioning": 0.2, "listing": 1.0, "patches": 40, "finding": 0.12},
+        "data": {"length": 240, "turns": 16, "captioning": 0.2, "listing": 1.0, "patches": 40, "finding": 0.12},
     },
     "projector": {"model": {}, "data": {}},
     "compressor": {
@@ -61,8 +61,8 @@ class TrainConfig:
     losses: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSSES, 1.0))
     train_parts: tuple[str, ...] = ()
     optimizer: str = "muon"
-    learning_rate: float = 0.01
-    other_learning_rate: float = 0.003
+    learning_rate: float = 0.004
+    other_learning_rate: float = 0.001
     weight_decay: float = 0.01
     warmup: float = 0.02
     cooldown: float = 0.4

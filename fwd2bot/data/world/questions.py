@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fwd2bot.data.world.language import article, plural
-from fwd2bot.data.world.scene import COLOURS, PATTERNS, PLACES, SIGN, Scene, Thing
+from fwd2bot.data.world.scene import PLACES, SIGN, Scene, Thing
 from fwd2bot.data.world.sprites import object_names
 
 KINDS = ("exist", "what", "where", "count_all", "count_kind", "relation", "size", "background", "reading", "choice")
@@ -213,11 +213,3 @@ def questions(scene: Scene, *, seed: int = 0, kinds: tuple[str, ...] = KINDS) ->
     rng = random.Random(scene.seed * 1_000_003 + seed)
     made = (ask(scene, kind, rng) for kind in kinds)
     return [question for question in made if question is not None]
-
-
-def closed_answers(kind: str) -> tuple[str, ...]:
-    """All answers that a closed kind can have (for baselines that guess)."""
-    return {
-        "exist": ("yes", "no"), "relation": ("yes", "no"), "size": ("small", "large"), "where": PLACES,
-        "background": (*COLOURS, *PATTERNS), "choice": tuple(_LETTERS),
-    }.get(kind, ())  # fmt: skip
