@@ -35,7 +35,7 @@ class Tower:
     def __init__(self, folder: Path, text_length: int = 72) -> None:
         if not (folder / "config.json").exists():
             raise ModelError(f"{folder} holds no tower: train configs/emoji-world/tower.yaml first.")
-        self.clip: Any = CLIPModel.from_pretrained(folder).eval()
+        self.clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.processor: Any = CLIPImageProcessorPil.from_pretrained(folder)
         self.text_length = text_length

@@ -170,8 +170,8 @@ def assemble_llava(init: dict[str, str]) -> Llava:
     for part, path in folders.items():
         if not (path / "config.json").exists():
             raise InputError(f"init.{part} is {path}, which holds no trained model; train that stage first.")
-    clip: Any = CLIPModel.from_pretrained(folders["tower"])
-    language: Any = LlamaForCausalLM.from_pretrained(folders["language"])
+    clip: Any = CLIPModel.from_pretrained(folders["tower"], dtype=torch.float32)
+    language: Any = LlamaForCausalLM.from_pretrained(folders["language"], dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folders["language"])
     config = LlavaConfig(
         vision_config=clip.config.vision_config,

@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "projector": {"model": {}, "data": {}},
     "compressor": {
         "model": {},
-        "data": {"length": 144, "turns": 8, "captioning": 0.3, "listing": 0.2, "curriculum": []},
+        "data": {"length": 144, "turns": 8, "captioning": 0.3, "listing": 0.2},
     },
 }
 """What `model` and `data` hold for each stage, with what they are when the file does not say."""
