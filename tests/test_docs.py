@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scores
 import sections
+import speeds
 import transcript
 import world_picture
 import yaml
@@ -241,6 +242,11 @@ def test_scores_of_the_readme_are_those_of_the_results():
         assert not told, "README.md tells scores that no file in results/world gives"
         pytest.skip("needs results/world/*.json")
     assert told == scores.section(scores.RESULTS), "run `python tools/scores.py`"
+
+
+def test_speeds_of_the_readme_are_those_of_the_newest_result():
+    told = sections.read_section(README, "speed")
+    assert told == speeds.section(speeds.newest(speeds.RESULTS)), "run `python tools/speeds.py`"
 
 
 def test_scores_are_of_the_bundled_model():
