@@ -10,6 +10,8 @@ from fwd2bot.data.world.scene import Scene, make_scene
 
 CAPTION_QUESTION = "Describe the image."
 INVENTORY_QUESTION = "List the objects."
+TRAINED = (*KINDS, "count_kind", "relation", "choice", "reading", "reading")
+"""What training asks for: every kind, the slow ones more often."""
 _CLOSINGS = ("?", ".")
 
 
@@ -36,7 +38,7 @@ def draw_sample(
     turns: int,
     captioning: float = 0.0,
     listing: float = 0.0,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = TRAINED,
 ) -> Sample:
     """Sample number `index`: `turns` questions of random kinds; in shares of the samples first a caption, a list.
 
