@@ -32,7 +32,7 @@ figure() {
     mv "$figures/$name.json.new" "$figures/$name.json"
 }
 
-for stage in tower language projector llava fwd2bot average_pool-16 average_pool-4; do
+for stage in tower language projector llava fwd2bot fixed-16 fixed-4 average_pool-16 average_pool-4; do
     echo "== $stage" >&2
     "$python" -m fwd2bot train "$configs/$stage.yaml"
 done
@@ -49,13 +49,15 @@ figure tower tower fwd2bot.evaluation.tower --tower "$work/tower"
 figure base llava $world --model "$work/llava"
 figure fwd2bot-16 fwd2bot $world --model emoji-world --tokens 16
 figure fwd2bot-4 fwd2bot $world --model emoji-world --tokens 4
+figure fixed-16 fixed-16 $world --model "$work/fixed-16"
+figure fixed-4 fixed-4 $world --model "$work/fixed-4"
 figure average_pool-16 average_pool-16 $world --model "$work/average_pool-16"
 figure average_pool-4 average_pool-4 $world --model "$work/average_pool-4"
 cp "$figures"/*.json results/world/
 
 echo "== card, tables, transcript" >&2
 "$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world \
-    results/world/{base,fwd2bot-16,fwd2bot-4,average_pool-16,average_pool-4,tower}.json
+    results/world/{base,fwd2bot-16,fwd2bot-4,fixed-16,fixed-4,average_pool-16,average_pool-4,tower}.json
 "$python" tools/choices.py
 "$python" tools/scores.py
 "$python" tools/transcript.py

@@ -31,7 +31,7 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 BUDGET = ("init", "steps", "batch_size", "data", "seed", "train_parts")
 BUDGET += ("optimizer", "learning_rate", "other_learning_rate", "weight_decay", "warmup", "cooldown", "clip")
-RIVALS = [path for path in CONFIGS if path.stem.startswith("average_pool")]
+RIVALS = [path for path in CONFIGS if path.stem.startswith(("average_pool", "fixed"))]
 
 
 def blocks(document: Path, language: str) -> list[str]:

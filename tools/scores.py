@@ -21,6 +21,8 @@ METHODS = {
     BASE: "the base: every visual token",
     "fwd2bot-16": "**Fwd2Bot**",
     "fwd2bot-4": "**Fwd2Bot**",
+    "fixed-16": "Fwd2Bot, 16 alone",
+    "fixed-4": "Fwd2Bot, 4 alone",
     "average_pool-16": "average pooling",
     "average_pool-4": "average pooling",
     "tower": "the CLIP tower alone",
