@@ -13,6 +13,7 @@ from fwd2bot.training.config import SETTINGS, TrainConfig
 from fwd2bot.training.loop import build_stage
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+TALK = {"kind": "conversations", "path": "talk.json", "images": "pictures"}
 
 
 def load(tmp_path: Path, what: str = "fwd2bot", **changes: Any) -> TrainConfig:
@@ -28,7 +29,8 @@ def test_every_configuration_of_the_repository_is_sound(path: Path) -> None:
 
 def test_settings_left_out_are_filled_in(tmp_path: Path) -> None:
     config = load(tmp_path, data={"length": 100})
-    assert config.data == {"length": 100, "turns": 8, "captioning": 0.3, "listing": 0.2}
+    assert config.data == {**SETTINGS["compressor"]["data"], "length": 100}
+    assert (config.data["sources"], config.data["broken"]) == ([], 0.01)
     assert config.losses == {"autoregressive": 1.0, "contrastive": 1.0}
     assert config.out == tmp_path / "out"
 
@@ -75,6 +77,16 @@ def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
         ({"init": {"base": 3}}, "init.base is 3; init names folders"),
         ({"train_parts": "projector"}, r"train_parts is 'projector'; it must be a list, such as \[projector\]"),
         ({"compressor": "fwd2bot"}, "compressor is 'fwd2bot'; it must hold settings"),
+        ({"contrastive_batch": -4}, "contrastive_batch is -4; it must be a whole number from 0 up"),
+        ({"contrastive_batch": 9}, "contrastive_batch is 9; it must be 0 or a multiple of batch_size, which is 2"),
+        ({"data": {"broken": 1.5}}, "data.broken is 1.5; it is a share, at most 1"),
+        ({"data": {"sources": "a.json"}}, "data.sources is 'a.json'; it must be a list of sources"),
+        ({"data": {"sources": ["a.json"]}}, r"data.sources\[0\] is 'a.json'; it must hold settings"),
+        ({"data": {"sources": [{"path": "a"}]}}, r"\[0\].kind is None; it must be one of conversations, captions"),
+        ({"data": {"sources": [TALK, {"kind": "captions"}]}}, r"data.sources\[1\] lacks the setting 'path'"),
+        ({"data": {"sources": [{**TALK, "image": "b"}]}}, r"\[0\].image is no setting of conversations; those are"),
+        ({"data": {"sources": [{**TALK, "images": 3}]}}, r"\[0\].images is 3; it must be a file or folder, as text"),
+        ({"data": {"sources": [{**TALK, "weight": 0}]}}, r"\[0\].weight is 0; it must be a number above 0"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_file(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -83,6 +95,19 @@ def test_a_mistake_is_one_sentence_with_the_file(changes: dict[str, Any], senten
     assert str(caught.value).startswith(str(tmp_path / "run.yaml"))
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+def test_sources_are_filled_in_and_written_as_they_were_read(tmp_path: Path) -> None:
+    shards = {"kind": "captions", "path": "cc3m/{00000..00331}.tar", "weight": 2}
+    config = load(tmp_path, data={"sources": [TALK, shards], "broken": 0}, contrastive_batch=8)
+    assert config.data["sources"] == [{**TALK, "captions": None, "weight": 1.0}, {**shards, "weight": 2.0}]
+    assert (config.data["broken"], config.contrastive_batch) == (0.0, 8)
+    assert TrainConfig.load(written(tmp_path, config.to_dict())) == config
+
+
+def test_pairs_beyond_a_batch_are_for_compressors_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="contrastive_batch is of stage compressor; stage tower has none"):
+        load(tmp_path, "tower", contrastive_batch=4)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +144,8 @@ def test_a_missing_or_binary_file_is_an_input_error(tmp_path: Path) -> None:
         ({"compressor": {"num_tokens": "many"}}, "num_tokens is 'many'; it must be a whole number"),
         ({"train_parts": ["tail"]}, "'tail' is no part of the base"),
         ({"losses": {"contrastive": 0.0}}, "losses leaves fwd2bot nothing to learn from"),
+        ({"data": {"sources": [TALK]}}, r"Training from files \(data.sources\) .* is not there yet"),
+        ({"contrastive_batch": 8}, r"more pairs than a batch \(contrastive_batch\) is not there yet"),
     ],
 )
 def test_what_only_the_models_can_tell_is_told_before_training(

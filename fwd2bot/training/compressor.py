@@ -49,6 +49,7 @@ class CompressorStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
+        _check_data(config)
         settings = CompressorConfig.from_dict(config.compressor)
         llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
@@ -154,6 +155,15 @@ class CompressorStage(Stage):
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
         given = self.config.init["base"]
         return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
+
+
+def _check_data(config: TrainConfig) -> None:
+    """Raises InputError for data that this version can describe, but not train on."""
+    if config.data["sources"] or config.contrastive_batch:
+        raise InputError(
+            "Training from files (data.sources) and on more pairs than a batch (contrastive_batch) is not there yet; "
+            "leave both out to train on the generated world."
+        )
 
 
 def load_base(init: dict[str, str]) -> Llava:

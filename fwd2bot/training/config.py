@@ -22,10 +22,19 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "projector": {"model": {}, "data": {}},
     "compressor": {
         "model": {},
-        "data": {"length": 144, "turns": 8, "captioning": 0.3, "listing": 0.2},
+        "data": {"length": 144, "turns": 8, "captioning": 0.3, "listing": 0.2, "sources": [], "broken": 0.01},
     },
 }
 """What `model` and `data` hold for each stage, with what they are when the file does not say."""
+SOURCES: dict[str, dict[str, Any]] = {
+    "conversations": {"path": ..., "images": ..., "captions": None, "weight": 1.0},
+    "captions": {"path": ..., "weight": 1.0},
+}
+"""What an entry of `data.sources` holds beside its `kind`, with what it is when the file does not say (...: it must).
+
+conversations: a file in the layout of LLaVA-665k, the folder of its images, a file of COCO captions for them.
+captions: tar files of images with captions, {00000..00331} stands for a row of them. weight: of its steps.
+"""
 STAGES = tuple(SETTINGS)
 LOSSES = ("autoregressive", "contrastive")
 
@@ -40,6 +49,7 @@ class TrainConfig:
     init: folders that the run starts from: `base`, or `tower` and `language`.
     model, data: settings of the stage, see `SETTINGS`. compressor: those of `CompressorConfig`.
     losses: weights of L_AR ("autoregressive") and L_disc ("contrastive"); one that is missing is off.
+    contrastive_batch: pairs in one L_disc, over all GPUs, by gradient caching; 0: those of the step's own batch.
     train_parts: parts of the base that are trained, too: "vision", "projector", "language".
     learning_rate: of Muon for the weight matrices, and `other_learning_rate` of AdamW for the rest; with the optimizer
         "adamw" the first is that of all.
@@ -59,6 +69,7 @@ class TrainConfig:
     data: dict[str, Any] = field(default_factory=dict)
     compressor: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSSES, 1.0))
+    contrastive_batch: int = 0
     train_parts: tuple[str, ...] = ()
     optimizer: str = "muon"
     learning_rate: float = 0.004
@@ -97,6 +108,14 @@ class TrainConfig:
             raise InputError(
                 f"warmup and cooldown are {self.warmup + self.cooldown:g} of the steps; at most 1 is there."
             )
+        _whole("contrastive_batch", self.contrastive_batch, least=0)
+        if self.contrastive_batch % self.batch_size:
+            raise InputError(
+                f"contrastive_batch is {self.contrastive_batch}; it must be 0 or a multiple of batch_size, "
+                f"which is {self.batch_size}."
+            )
+        if self.contrastive_batch and self.stage != "compressor":
+            raise InputError(f"contrastive_batch is of stage compressor; stage {self.stage} has none.")
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -179,4 +198,34 @@ def _like(name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
         raise InputError(f"{name} is no setting of this stage; {known}.")
     if isinstance(defaults[short], int):
         return _whole(name, value, least=1)
+    if short == "sources":
+        return _sources(name, value)
+    if short == "broken" and _number(name, value) > 1.0:
+        raise InputError(f"{name} is {value!r}; it is a share, at most 1.")
     return _number(name, value) if isinstance(defaults[short], float) else value
+
+
+def _sources(name: str, value: Any) -> list[dict[str, Any]]:
+    """`data.sources`, each entry with all of its settings."""
+    if not isinstance(value, list):
+        raise InputError(f"{name} is {value!r}; it must be a list of sources, such as {{kind: captions, path: a.tar}}.")
+    return [_source(f"{name}[{number}]", one) for number, one in enumerate(value)]
+
+
+def _source(name: str, value: Any) -> dict[str, Any]:
+    given = dict(_mapping(name, value))
+    kind = given.pop("kind", None)
+    if kind not in SOURCES:
+        raise InputError(f"{name}.kind is {kind!r}; it must be one of {', '.join(SOURCES)}.")
+    defaults = SOURCES[kind]
+    if unknown := [one for one in given if one not in defaults]:
+        raise InputError(f"{name}.{unknown[0]} is no setting of {kind}; those are kind, {', '.join(defaults)}.")
+    if missing := [one for one, default in defaults.items() if default is ... and one not in given]:
+        raise InputError(f"{name} lacks the setting {missing[0]!r}.")
+    source = {"kind": kind, **defaults, **given}
+    for one, default in defaults.items():
+        if one == "weight":
+            source[one] = _number(f"{name}.weight", source[one], above=0.0)
+        elif not (isinstance(source[one], str) and source[one]) and source[one] is not default:
+            raise InputError(f"{name}.{one} is {source[one]!r}; it must be a file or folder, as text.")
+    return source
