@@ -1,4 +1,4 @@
-"""Model folders: saved, loaded, fingerprinted. Weights are safetensors only.
+"""Model folders: saved, loaded, copied, fingerprinted. Weights are safetensors only.
 
     config.json                       {"fwd2bot": 1, "base": "base", "compressor": {...}}
     base/                             a LLaVA in the transformers layout; or "base" names a folder beside, or a hub id
@@ -8,18 +8,23 @@
 A plain LLaVA folder counts as a model, too: every visual token, LLaVA-1.5's own template.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fwd2bot import adapters
+from fwd2bot import adapters, hub
 from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.errors import InputError, ModelError
@@ -27,7 +32,11 @@ from fwd2bot.llava import Llava
 
 FORMAT = 1
 _OWN = "summary_embeddings.safetensors"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+_ADAPTERS = ("compress", "generate", "shared")
+LAYOUT = ("base/", *(f"{name}/" for name in _ADAPTERS), _OWN)
+"""Where the weights of a model are, within its folder."""
+_BASE_KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
+_HUB_FILES = [*(f"*{kind}" for kind in _BASE_KINDS), "README.md"]
 _BASE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer.model")
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "use_cache"}
 _TRAINING_ONLY = {"temperature", "initial_embeddings", "caption_question"}
@@ -47,7 +56,7 @@ def save_model(
     if own:
         save_file(own, folder / _OWN)
     content = {"fwd2bot": FORMAT, "base": base or "base", "compressor": compressor.config.to_dict()}
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "config.json").write_text(_as_json(content))
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Compressor:
@@ -94,35 +103,135 @@ def weight_files(folder: Path) -> list[Path]:
 
 def find_on_hub(name: str) -> Path:
     """Downloads a model's files from the hub and gives their folder. Raises ModelError when that fails."""
-    from huggingface_hub import snapshot_download
+    return hub.download(name, _HUB_FILES)
 
+
+def model_files(folder: Path, name: str = "") -> dict[str, Path | bytes]:
+    """What makes a model, by its place in a folder that needs nothing beside it.
+
+    `name` is what it will be called there; with a hub id the card says how it is used. A base that lies elsewhere here
+    comes with it, one of the hub is named only. The card gets the head that the hub reads. What training leaves
+    (checkpoints, metrics) is no part of it. Raises ModelError as `load_model` does.
+    """
+    config, base = _read_settings(folder)
+    card = _card(folder, config, base, name).encode()
+    files: dict[str, Path | bytes] = {"config.json": folder / "config.json", "README.md": card}
+    if base != ".":
+        files |= {path.relative_to(folder).as_posix(): path for path in _own_files(folder)}
+    if _base_on_hub(folder, base):
+        return files
+    found = _base_folder(folder, base)
+    within = "" if base == "." else "base/"
+    files |= {within + path.name: path for path in sorted(found.iterdir()) if path.suffix in _BASE_KINDS}
+    if base not in (".", "base"):
+        files["config.json"] = _as_json({**_read_json(folder / "config.json"), "base": "base"}).encode()
+    return files
+
+
+def copy_model(folder: Path, target: Path) -> None:
+    """The files of a model as they are, so with the same fingerprint, in a new folder that needs nothing beside it.
+
+    Raises ModelError as `load_model` does, InputError as `new_folder` does.
+    """
+    files = model_files(folder, target.name)
+    with new_folder(target) as new:
+        for place, content in files.items():
+            (new / place).parent.mkdir(exist_ok=True)
+            if isinstance(content, bytes):
+                (new / place).write_bytes(content)
+            else:
+                shutil.copyfile(content, new / place)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in: it takes the name `folder` when all is written, and is gone where that fails.
+
+    Raises InputError when something is there already, and when it cannot be written: no room, no right.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise InputError(f"{folder} is there already; name a folder that is new or empty.")
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # its errors have no common base: network, name, rights, disk
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name!r} is no folder here and cannot be fetched from the hub: {reason}") from error
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+            new = Path(beside) / folder.name
+            new.mkdir()
+            yield new
+            new.replace(folder)
+    except (OSError, SafetensorError) as error:
+        told = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{folder} cannot be written: the disk is full; free some, or name a folder on another disk."
+            raise InputError(message) from error
+        reason = os.strerror(number) if number else " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} cannot be written: {reason}; name another folder.") from error
+
+
+def _card(folder: Path, config: CompressorConfig, base: str, name: str) -> str:
+    """README.md with the head that the hub reads, and with how the model is used where the text does not say it."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    library, tags = ("transformers", ["llava"]) if base == "." else ("fwd2bot", ["fwd2bot", "llava"])
+    head = {"library_name": library, "pipeline_tag": "image-text-to-text", "tags": tags}
+    if _base_on_hub(folder, base):
+        head.update(base_model=base.partition("@")[0], base_model_relation="adapter")
+    title = name.rpartition("/")[2] or folder.resolve().name
+    if not text:
+        text = f"# {title}\n\nA LLaVA with the compressor `{config.compressor}`.\n"
+    if "/" in name and base != "." and "fwd2bot.load(" not in text:
+        text += f'''
+## How it is used
+
+```python
+import fwd2bot
+
+model = fwd2bot.load("{name}")
+tokens = model.compress(["picture.png"])
+print(model.answer(tokens, ["what is at the top left?"]), model.caption(tokens))
+```
+'''
+    return hub.with_head(text, head)
 
 
 def _read_config(folder: Path) -> tuple[CompressorConfig, Path]:
-    """The settings and the base's folder."""
+    """The settings and the base's folder, which is fetched where it is one of the hub."""
+    config, base = _read_settings(folder)
+    return config, _base_folder(folder, base)
+
+
+def _read_settings(folder: Path) -> tuple[CompressorConfig, str]:
+    """The settings, and what `config.json` calls the base: a folder, relative to this one, or a hub id.
+
+    Of a plain LLaVA the base is ".".
+    """
     content = _read_json(folder / "config.json")
     if "fwd2bot" not in content:
         if content.get("model_type") != "llava":
             kind = content.get("model_type", "unknown")
             raise ModelError(f"{folder} holds a model of type {kind!r}; a fwd2bot or LLaVA-1.5 folder is needed.")
-        return CompressorConfig(compressor="identity", adapters="none", template="vicuna_v1"), folder
+        return CompressorConfig(compressor="identity", adapters="none", template="vicuna_v1"), "."
     if content["fwd2bot"] != FORMAT:
         raise ModelError(f"{folder} has format {content['fwd2bot']}, this version reads {FORMAT}; update fwd2bot.")
     try:
         config = CompressorConfig.from_dict(content["compressor"])
-        base = folder / content["base"]
+        base = (Path() / content["base"]).as_posix()
     except (KeyError, TypeError, InputError) as error:
         raise ModelError(f"{folder / 'config.json'} is damaged ({error}); save or download the model again.") from error
-    if not base.is_dir():
-        if content["base"].startswith(".") or content["base"].count("/") != 1:
-            raise ModelError(f"{folder} needs its base model, and {base} is not there; put it there.")
-        base = find_on_hub(content["base"])
     return config, base
+
+
+def _base_folder(folder: Path, base: str) -> Path:
+    if (folder / base).is_dir():
+        return folder / base
+    if not _base_on_hub(folder, base):
+        raise ModelError(f"{folder} needs its base model, and {folder / base} is not there; put it there.")
+    return find_on_hub(base)
+
+
+def _base_on_hub(folder: Path, base: str) -> bool:
+    return not (folder / base).is_dir() and not base.startswith(".") and base.count("/") == 1
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -157,8 +266,13 @@ def _hashed_files(folder: Path, base: Path) -> Iterator[Path]:
     yield from sorted(base.glob("*.safetensors"))
     yield from (base / name for name in _BASE_FILES if (base / name).exists())
     if folder != base:
-        yield from sorted(path for path in folder.glob("*.safetensors"))
-        yield from sorted(path for name in ("compress", "generate", "shared") for path in folder.glob(f"{name}/*.*"))
+        yield from _own_files(folder)
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    """What a compressor adds to its base."""
+    yield from sorted(path for path in folder.glob("*.safetensors"))
+    yield from sorted(path for name in _ADAPTERS for path in folder.glob(f"{name}/*.*"))
 
 
 def _file_hash(path: Path) -> str:
@@ -176,6 +290,10 @@ def _without_volatile(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: _without_volatile(value) for name, value in content.items() if name not in _VOLATILE}
     return content
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _canonical(content: Any) -> bytes:

@@ -4,9 +4,11 @@ Shapes: B pictures, K summary tokens, D width.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fwd2bot import adapters, checkpoint
+from fwd2bot import adapters, checkpoint, hub
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
 from fwd2bot.errors import InputError, ModelError
@@ -43,6 +45,50 @@ class Fwd2Bot:
         self.batch_size = 32
         self._folder = folder
         self._template = template_named(compressor.config.template)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str | None = None, dtype: str | None = None) -> "Fwd2Bot":
+        """`load`, by the name that it has in transformers."""
+        return load(name, device, dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a model folder that needs nothing beside it: the files that it was loaded from, as they are.
+
+        A model in memory is written as it is there. Raises InputError when the folder holds something, or when it
+        cannot be written.
+        """
+        with self._on_disk() as saved:
+            checkpoint.copy_model(saved, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a model of fwd2bot",
+    ) -> str:
+        """Puts on the hub what `save_pretrained` writes, in one commit; gives the commit's address.
+
+        private: of a repository that is new; None: as your account has it. token: None: that of `hf auth login`.
+        Raises ModelError when the hub cannot be reached, or refuses.
+        """
+        with self._on_disk() as saved:
+            files = checkpoint.model_files(saved, repo_id)
+            return hub.upload(
+                repo_id, files, replaces=checkpoint.LAYOUT, private=private, token=token, message=commit_message
+            )
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[Path]:
+        """The folder that it was loaded from; of a model in memory, one that is there as long as the block."""
+        if self._folder is not None:
+            yield self._folder
+            return
+        with TemporaryDirectory() as place:
+            with checkpoint.new_folder(Path(place) / "model") as folder:
+                checkpoint.save_model(folder, self.compressor)
+            yield Path(place) / "model"
 
     @property
     def num_tokens(self) -> int:
@@ -197,18 +243,17 @@ class Fwd2Bot:
 
 
 def load(name: str | Path, device: str | None = None, dtype: str | None = None) -> Fwd2Bot:
-    """A bundled model by its name, a model folder, or a hub id (owner/name), which alone is looked for on the net.
+    """A bundled model by its name, a model folder, or a hub id, which alone is looked for on the net.
+
+    A hub id is owner/name, or owner/name@version with a branch, tag or commit.
 
     Device: a GPU if there is one. Dtype: float32 for small models, bfloat16 for large ones.
     Raises InputError for an unknown device or dtype, ModelError when the model is not there or cannot be read.
     """
-    folder = _find(name)
-    small = sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"{dtype!r} is no dtype here; the dtypes are {', '.join(DTYPES)}.")
-    chosen = DTYPES[dtype or ("float32" if small else "bfloat16")]
+    folder = find_model(name)
+    chosen = dtype_named(dtype, folder)
     compressor = checkpoint.load_model(folder, chosen, _device(device))
-    if small and chosen == torch.float32:
+    if chosen == torch.float32 and _is_small(folder):
         adapters.fold(compressor)
     if str(name) in bundled_names() or not Path(name).is_dir():
         return Fwd2Bot(compressor, name=str(name), folder=folder)
@@ -220,16 +265,28 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
 
 
-def _find(name: str | Path) -> Path:
+def find_model(name: str | Path) -> Path:
+    """The folder of a model, named as `load` takes it. Raises ModelError when there is none."""
     text = str(name)
     if text in bundled_names():
         return BUNDLED / text
     if Path(name).is_dir():
         return Path(name)
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", text):
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", text):
         return checkpoint.find_on_hub(text)
     known = ", ".join(bundled_names()) or "none"
     raise ModelError(f"There is no model {text!r}: give a folder, a hub id (owner/name), or a bundled one ({known}).")
+
+
+def dtype_named(name: str | None, folder: Path) -> torch.dtype:
+    """None: what the model in this folder is loaded in, float32 where it is small. Raises InputError for others."""
+    if name is not None and name not in DTYPES:
+        raise InputError(f"{name!r} is no dtype here; the dtypes are {', '.join(DTYPES)}.")
+    return DTYPES[name or ("float32" if _is_small(folder) else "bfloat16")]
+
+
+def _is_small(folder: Path) -> bool:
+    return sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
 
 
 def _device(name: str | None) -> torch.device:
