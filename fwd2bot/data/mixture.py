@@ -48,15 +48,14 @@ class Mixture:
                 raise InputError(f"{source.name} has no records: leave it out of the mixture.")
         self.sources = [source for source, _ in sources]
         self.seed, self.together = seed, together
-        weights = [Fraction(float(weight)) for _, weight in sources]
-        self._shares = [weight / sum(weights[number:]) for number, weight in enumerate(weights)]
+        self._shares = shares_of_rest([Fraction(float(weight)) for _, weight in sources])
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def at(self, position: int) -> tuple[Source, int]:
         """What stands at a position, counted from 0: a source, and the index of a record in it."""
         assert position >= 0, "positions are counted from 0"
         row, within = divmod(int(position), self.together)
-        before, after = self._rows(row), self._rows(row + 1)
+        before, after = spread(self._shares, row), spread(self._shares, row + 1)
         number = next(number for number, count in enumerate(before) if after[number] > count)
         source = self.sources[number]
         epoch, place = divmod(before[number] * self.together + within, len(source))
@@ -65,16 +64,8 @@ class Mixture:
     def seen(self, position: int) -> list[int]:
         """How many records of each source stand before a position."""
         row, within = divmod(int(position), self.together)
-        before, after = self._rows(row), self._rows(row + 1)
+        before, after = spread(self._shares, row), spread(self._shares, row + 1)
         return [low * self.together + within * (high - low) for low, high in zip(before, after, strict=True)]
-
-    def _rows(self, rows: int) -> list[int]:
-        """How many of the first rows are each source's."""
-        counts = []
-        for share in self._shares:
-            counts.append((2 * rows * share.numerator + share.denominator) // (2 * share.denominator))
-            rows -= counts[-1]
-        return counts
 
     def _record(self, number: int, epoch: int, place: int) -> int:
         source = self.sources[number]
@@ -88,6 +79,20 @@ class Mixture:
                 self._orders.pop(next(iter(self._orders)), None)
             self._orders[number, epoch] = order
         return int(order[place])
+
+
+def shares_of_rest(weights: Sequence[Fraction]) -> list[Fraction]:
+    """Each one's share of what those before it leave, the last one's being 1; weights above 0."""
+    return [weight / sum(weights[number:]) for number, weight in enumerate(weights)]
+
+
+def spread(shares: Sequence[Fraction], rows: int) -> list[int]:
+    """How many of the first `rows` rows are each one's, by its share of what those before it leave."""
+    counts = []
+    for share in shares:
+        counts.append((2 * rows * share.numerator + share.denominator) // (2 * share.denominator))
+        rows -= counts[-1]
+    return counts
 
 
 def scramble(number: int) -> int:
