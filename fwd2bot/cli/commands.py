@@ -139,6 +139,24 @@ def run_info(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(options: argparse.Namespace) -> int:
+    from fwd2bot.export import export_model
+
+    done = export_model(options.model, options.to, what=options.what, dtype=options.dtype)
+    if not done.merged:
+        note(f"fwd2bot: {options.model} has no adapter to merge; {options.to} is a copy of its base")
+    print(f"{options.to}: {done.bytes:,} bytes in {done.dtype}; its README.md says how rows are read")
+    return 0
+
+
+def run_push(options: argparse.Namespace) -> int:
+    import fwd2bot
+
+    model = fwd2bot.load(options.model, device="cpu")
+    print(model.push_to_hub(options.repo, private=options.private or None, commit_message=options.message))
+    return 0
+
+
 def run_world(options: argparse.Namespace) -> int:
     from fwd2bot.data.world.writers import write_world
 

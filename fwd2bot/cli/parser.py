@@ -42,6 +42,12 @@ EXAMPLES = {
     "info": """\
   fwd2bot info album.store
   fwd2bot info album.store --json""",
+    "export": """\
+  fwd2bot export emoji-world --to plain                       # a LLaVA for transformers
+  fwd2bot export emoji-world --to plain-llm --what llm        # the language model alone, for prompt embeddings""",
+    "push": """\
+  fwd2bot push work/emoji-world/fwd2bot owner/emoji-world --private
+  fwd2bot ask "is there a fox ?" --store album.store --all --model owner/emoji-world""",
     "world": """\
   fwd2bot world --out test-world --images 1000 --split test
   fwd2bot compress test-world/images --store test.store
@@ -74,7 +80,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _world, _train):
+    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _train):
         add(commands)
     return parser
 
@@ -201,6 +207,25 @@ def _info(commands: _Commands) -> None:
     about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
     parser = _command(commands, "info", about, _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _export(commands: _Commands) -> None:
+    about = "Write a model as a plain transformers folder, its adapter of pass 2 merged."
+    parser = _command(commands, "export", about)
+    parser.add_argument("model", metavar="MODEL", help="bundled name, folder or hub id")
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="folder to write, new or empty")
+    parser.add_argument("--what", choices=("llava", "llm"), default="llava", help="llava, or llm: the language model "
+                        "alone (default: llava)")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="numbers in the files (default: "
+                        "float32 for a small model, bfloat16 for a large one)")  # fmt: skip
+
+
+def _push(commands: _Commands) -> None:
+    parser = _command(commands, "push", "Put a model on the Hugging Face hub, its base with it.")
+    parser.add_argument("model", metavar="MODEL", help="folder, bundled name or hub id")
+    parser.add_argument("repo", metavar="OWNER/NAME", help="where to; made where there is none")
+    parser.add_argument("--private", action="store_true", help="only you see it, where it is new")
+    parser.add_argument("--message", metavar="TEXT", default="Upload a model of fwd2bot", help="of the commit")
 
 
 def _world(commands: _Commands) -> None:
