@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import close_session, constants
 from PIL import Image
@@ -19,7 +21,7 @@ from tiny import tiny_compressor, tiny_llava
 from fwd2bot import checkpoint, hub
 from fwd2bot.checkpoint import save_model
 from fwd2bot.errors import InputError, ModelError
-from fwd2bot.model import Fwd2Bot, load
+from fwd2bot.model import Fwd2Bot, bundled_names, load
 
 SHA = "0123456789" * 4
 
@@ -404,3 +406,29 @@ def test_an_empty_folder_may_be_there_but_no_file(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="cannot be written: File exists"), checkpoint.new_folder(tmp_path / "a/b"):
         pass
+
+
+# The document.
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+def test_document_says_what_works(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "emoji-world" not in bundled_names():
+        pytest.skip("needs the bundled model emoji-world")
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs/sharing.md").read_text()
+    hub_code, peft_code = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(hub_code, "docs/sharing.md", "exec"), names)
+    assert server.private == {"someone/emoji-world": "private"}
+    exec(compile(peft_code, "docs/sharing.md", "exec"), names)
+    llava, reader = names["model"].compressor.llava, names["reader"]
+    reader.load_adapter("shared/emoji-world/compress", "compress")
+    reader.to(llava.device)
+    rows = torch.randn(2, 9, llava.width, generator=torch.Generator().manual_seed(0)).to(llava.device)
+    for adapter, stage in (("default", "generate"), ("compress", "compress")):
+        reader.set_adapter(adapter)
+        with torch.no_grad():
+            theirs = reader(inputs_embeds=rows).logits
+            torch.testing.assert_close(theirs, llava.logits(llava.run(rows, stage=stage)), rtol=1e-3, atol=1e-3)
