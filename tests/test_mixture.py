@@ -71,10 +71,15 @@ def test_three_to_one_is_spread_evenly() -> None:
     assert "".join(name for name, _ in drawn(mixture, 12)) == "aabaaabaaaba"  # round(n x 3/4): 0, 1, 2, 2, 3
 
 
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3), seed=st.integers(-5, 2**70))
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    seed=st.integers(-5, 2**70),
+    together=st.integers(1, 5),
+)
 @settings(max_examples=25, deadline=None)
-def test_an_epoch_has_every_record_once(lengths: list[int], seed: int) -> None:
-    mixture = Mixture([(Numbers(f"{n}", length), n + 1) for n, length in enumerate(lengths)], seed)
+def test_an_epoch_has_every_record_once(lengths: list[int], seed: int, together: int) -> None:
+    sources = [(Numbers(f"{n}", length), n + 1) for n, length in enumerate(lengths)]
+    mixture = Mixture(sources, seed, together=together)
     indices: dict[str, list[int]] = {f"{n}": [] for n in range(len(lengths))}
     for name, index in drawn(mixture, 3 * sum(lengths) * len(lengths)):
         indices[name].append(index)
