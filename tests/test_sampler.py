@@ -49,7 +49,8 @@ def test_both_losses_are_taken_equally_often_over_any_window() -> None:
     balance = np.cumsum([{PAIR: 1, CONVERSATION: -1, TEXT: -1}.get(kind, 0) for kind in kinds])
     assert balance.max() - balance.min() <= 1
     counted = Counter(kinds)
-    assert counted[BOTH] == pytest.approx(700 * 0.6 / 1.4, abs=1)  # 0.6 of the conversations; pairs as often as the rest
+    # 0.6 of the conversations, and pairs come as often as the rest of them
+    assert counted[BOTH] == pytest.approx(700 * 0.6 / 1.4, abs=1)
     assert counted[CONVERSATION] == pytest.approx(3 * counted[TEXT], abs=3)
 
 

@@ -373,11 +373,11 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_right_when_every_token_is() -> None:
-    samples: Any = [type("S", (), {"kinds": ["where", "size", "exist"]}), type("S", (), {"kinds": ["what"]})]
+    kinds = [["where", "size", "exist"], ["what"]]
     labels = torch.tensor(
         [[0, -100, 7, 8, 2, -100, 5, 2, -100, 6], [0, -100, -100, -100, -100, -100, 4, 2, -100, -100]]
     )
     wanted = labels[:, 1:][labels[:, 1:] != -100]
     predicted = torch.tensor([7, 9, 2, 5, 2, 6, 4, 2])
-    right = answers_right(predicted, wanted, labels, samples, 2)
+    right = answers_right(predicted, wanted, labels, kinds, 2)
     assert right == [("where", False), ("size", True), ("what", True)]  # the last answer of row one is cut off

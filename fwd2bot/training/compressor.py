@@ -7,12 +7,14 @@ between the mean tokens of pictures and captions (Eq. 4).
 import os
 import random
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoTokenizer,
     CLIPModel,
@@ -22,26 +24,17 @@ from transformers import (
 )
 
 from fwd2bot.checkpoint import base_folder, find_on_hub, save_model
-from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
-from fwd2bot.data.world.samples import Sample, draw_sample
+from fwd2bot.data.conversations import IGNORED, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss
 from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed
 from fwd2bot.training.language import answers_right
-from fwd2bot.training.stage import Stage, accuracy, pad_to, scene_pixels, turn_numbers
+from fwd2bot.training.stage import Stage, accuracy
 from fwd2bot.training.tower import image_processor
-
-
-class Batch(NamedTuple):
-    """pixels (B, 3, H, W), one conversation and one caption an image."""
-
-    pixels: Tensor
-    answers: AnswerBatch
-    captions: list[str]
-    samples: list[Sample]
 
 
 class CompressorStage(Stage):
@@ -49,16 +42,11 @@ class CompressorStage(Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        _check_data(config)
         settings = CompressorConfig.from_dict(config.compressor)
         llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
-        self.template = template_named(settings.template)
-        self.length = int(config.data["length"])
-        self.shares = {name: config.data[name] for name in ("turns", "captioning", "listing")}
-        self.image = int(llava.network.config.vision_config.image_size)
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
@@ -67,24 +55,20 @@ class CompressorStage(Stage):
             raise InputError(
                 f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight."
             )
+        template = template_named(settings.template)
+        files = bool(config.data["sources"])
+        self.feed: Feed = (
+            FileFeed(config, llava, template, contrastive=bool(self.disc))
+            if files
+            else WorldFeed(config, llava, template)
+        )
 
     @property
     def module(self) -> nn.Module:
         return self.compressor
 
     def batch(self, step: int) -> Batch:
-        return self._collate([draw_sample("train", index, **self.shares) for index in self.indices(step)])
-
-    def _collate(self, samples: list[Sample]) -> Batch:
-        tokenizer = self.compressor.llava.tokenizer
-        encoded = [encode_conversation(tokenizer, self.template, sample.turns, has_image=True) for sample in samples]
-        ids = pad_to([one.ids for one in encoded], self.length, tokenizer.pad_token_id)
-        labels = pad_to([one.labels for one in encoded], self.length, IGNORED)
-        place = encoded[0].image_position or 0
-        turns = turn_numbers(labels, tokenizer.eos_token_id, torch.tensor([[place]]))
-        answers = AnswerBatch(ids, labels, place, turns=turns)
-        pixels = scene_pixels([sample.scene for sample in samples], self.image)
-        return Batch(pixels, answers, [sample.caption for sample in samples], samples)
+        return self.feed.batch(step)
 
     def num_tokens(self, step: int) -> int | None:
         """The number of tokens of a step: one of those offered, at random (prefix training)."""
@@ -94,19 +78,48 @@ class CompressorStage(Stage):
         return random.Random(f"{self.config.seed}:{step}").choice(counts)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Eq. 2 and Eq. 3, weighted. Tokens that can be cut are all made, the first few used: one shape of pass 1."""
+        """Eq. 2 and Eq. 3, weighted, where the batch has what they are taken on."""
         count = self.num_tokens(step)
-        made = None if self.compressor.cuttable else count
-        tokens = self.compressor.compress(batch.pixels, num_tokens=made)[:, :count]
         losses: dict[str, Tensor] = {}
-        if weight := self.config.losses.get("autoregressive", 0.0):
-            losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers)
-        if self.disc:
-            texts = self.compressor.compress_text(batch.captions, num_tokens=made)[:, :count]
-            images, texts = self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)
+        images: Tensor | None
+        if batch.answers is None:
+            images = self._embedded(self._compressed, batch.pixels, count)
+        else:
+            tokens = None if batch.pixels is None else self._compressed(batch.pixels, count)
+            if weight := self.config.losses.get("autoregressive", 0.0):
+                losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers)
+            images = None if tokens is None else self.compressor.embed_rows(tokens)
+        if self.disc and batch.captions:
+            texts = self._embedded(self._compressed_texts, batch.captions, count)
+            assert images is not None, "captions are of pictures"
             temperature = self.compressor.config.temperature
             losses["contrastive"] = self.disc * contrastive_loss(images.float(), texts.float(), temperature)
         return losses
+
+    def _compressed(self, pixels: Tensor, count: int | None) -> Tensor:
+        """Tokens that can be cut are all made, the first few used: one shape of pass 1."""
+        made = None if self.compressor.cuttable else count
+        return self.compressor.compress(pixels, num_tokens=made)[:, :count]
+
+    def _compressed_texts(self, texts: Sequence[str], count: int | None) -> Tensor:
+        made = None if self.compressor.cuttable else count
+        return self.compressor.compress_text(texts, num_tokens=made)[:, :count]
+
+    def _embedded(self, compress: Callable[[Any, int | None], Tensor], rows: Any, count: int | None) -> Tensor:
+        """Mean tokens (B, D) of pictures or texts. A batch larger than `batch_size` is worked off in pieces of it.
+
+        Of each piece only its output is kept; it is run again when its gradient comes, so that memory does not grow
+        with the batch. Source: gradient caching (Gao et al., 2021); the gradient is that of one large batch.
+        """
+        size = self.config.batch_size
+
+        def embed(piece: Any) -> Tensor:
+            return self.compressor.embed_rows(compress(piece, count))
+
+        if len(rows) <= size:
+            return embed(rows)
+        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+        return torch.cat([checkpoint(embed, piece, use_reentrant=False) for piece in pieces])
 
     def evaluate(self) -> dict[str, float]:
         """Exact answers by kind, each token given those before it (teacher forcing), and R@1 in a batch of captions."""
@@ -123,18 +136,19 @@ class CompressorStage(Stage):
         hits: dict[str, list[bool]] = {}
         found: list[bool] = []
         end = self.compressor.llava.tokenizer.eos_token_id
-        for indices in self.validation():
-            samples = [draw_sample("val", index, turns=8) for index in indices]
-            collated = self._collate(samples)
-            pixels, answers = collated.pixels.to(self.device), collated.answers.to(self.device)
+        for batch in self.feed.validation(self.config.validation, self.config.batch_size):
+            pixels = None if batch.pixels is None else batch.pixels.to(self.device)
             with self.autocast():
-                tokens = self.compressor.compress(pixels, num_tokens=count)
-                logits = self.compressor.answer_logits(tokens, answers)
-                if self.disc:
-                    found += self._found(tokens, collated.captions)
-            labelled = answers.labels[:, 1:] != IGNORED
-            predicted, wanted = logits[:, :-1][labelled].argmax(-1), answers.labels[:, 1:][labelled]
-            for kind, right in answers_right(predicted, wanted, answers.labels, samples, end):
+                tokens = None if pixels is None else self.compressor.compress(pixels, num_tokens=count)
+                if self.disc and batch.captions and tokens is not None:
+                    found += self._found(tokens, batch.captions)
+                if batch.answers is None:
+                    continue
+                answers = batch.answers.to(self.device)
+                logits, labels = self.compressor.answer_logits(tokens, answers), answers.labels
+            labelled = labels[:, 1:] != IGNORED
+            predicted, wanted = logits[:, :-1][labelled].argmax(-1), labels[:, 1:][labelled]
+            for kind, right in answers_right(predicted, wanted, labels, batch.kinds, end):
                 hits.setdefault(kind, []).append(right)
         recall = {f"recall_1_of_{self.config.batch_size}": 100.0 * sum(found) / len(found)} if found else {}
         return {**accuracy(hits), **recall}
@@ -155,15 +169,6 @@ class CompressorStage(Stage):
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
         given = self.config.init["base"]
         return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
-
-
-def _check_data(config: TrainConfig) -> None:
-    """Raises InputError for data that this version can describe, but not train on."""
-    if config.data["sources"] or config.contrastive_batch:
-        raise InputError(
-            "Training from files (data.sources) and on more pairs than a batch (contrastive_batch) is not there yet; "
-            "leave both out to train on the generated world."
-        )
 
 
 def load_base(init: dict[str, str]) -> Llava:

@@ -132,7 +132,9 @@ class LanguageStage(Stage):
             ids, labels, turns = (part.to(self.device) for part in self._tensors(samples))
             with self.autocast():
                 logits, wanted = self._predict(ids, labels, turns)
-            for kind, right in answers_right(logits.argmax(-1), wanted, labels, samples, end):
+            for kind, right in answers_right(
+                logits.argmax(-1), wanted, labels, [sample.kinds for sample in samples], end
+            ):
                 hits.setdefault(kind, []).append(right)
         return accuracy(hits)
 
@@ -143,7 +145,7 @@ class LanguageStage(Stage):
 
 
 def answers_right(
-    predicted: Tensor, wanted: Tensor, labels: Tensor, samples: list[Sample], end: int
+    predicted: Tensor, wanted: Tensor, labels: Tensor, kinds: list[list[str]], end: int
 ) -> list[tuple[str, bool]]:
     """(kind, whether every token of the answer is right) for every whole answer of the rows.
 
@@ -153,12 +155,12 @@ def answers_right(
     ends = (wanted == end).tolist()
     found: list[tuple[str, bool]] = []
     place = 0
-    for row, sample in zip((labels[:, 1:] != IGNORED).sum(1).tolist(), samples, strict=True):
+    for row, asked in zip((labels[:, 1:] != IGNORED).sum(1).tolist(), kinds, strict=True):
         last, turn, good = place + row, 0, True
         while place < last:
             good = good and right[place]
             if ends[place]:
-                found.append((sample.kinds[turn], good))
+                found.append((asked[turn], good))
                 turn, good = turn + 1, True
             place += 1
     return found

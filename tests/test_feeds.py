@@ -1,0 +1,159 @@
+"""Batches from files: what each kind holds, what becomes of broken pictures, and large batches of pairs."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import config, settings, written
+
+from fwd2bot.data.world import captions, make_scene
+from fwd2bot.data.world.writers import write_world
+from fwd2bot.errors import InputError
+from fwd2bot.training import run
+from fwd2bot.training.compressor import CompressorStage
+from fwd2bot.training.feeds import Batch
+from fwd2bot.training.loop import build_stage
+
+IMAGES = 40
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations about pictures, some without a picture; captions of a third of them; pairs in a tar file."""
+    folder = tmp_path_factory.mktemp("files")
+    write_world(folder, IMAGES, "train", size=48)
+    entries = json.loads((folder / "llava_conversations.json").read_text())
+    for entry in entries[::5]:
+        del entry["image"]
+        entry["conversations"][0]["value"] = entry["conversations"][0]["value"].removeprefix("<image>\n")
+    (folder / "talk.json").write_text(json.dumps(entries))
+    told = [{"id": number, "file_name": make_scene("train", number).name} for number in range(1, IMAGES, 3)]
+    said = [{"image_id": one["id"], "caption": captions(make_scene("train", one["id"]))[1]} for one in told]
+    (folder / "coco.json").write_text(json.dumps({"images": told, "annotations": said}))
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number in range(IMAGES):
+            scene = make_scene("train", number)
+            parts = {"png": (folder / "images" / scene.name).read_bytes(), "txt": captions(scene)[0].encode()}
+            for suffix, content in parts.items():
+                member = tarfile.TarInfo(f"{number:06}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def sources(files: Path) -> list[dict[str, Any]]:
+    talk = {"kind": "conversations", "path": str(files / "talk.json"), "images": str(files / "images")}
+    pairs = {"kind": "captions", "path": str(files / "00000.tar")}
+    return [{**talk, "captions": str(files / "coco.json")}, pairs]
+
+
+def stage_on(files: Path, out: Path, base: Path, **more: Any) -> CompressorStage:
+    out.mkdir(exist_ok=True)
+    data = {"sources": sources(files), "length": 96, **more.pop("data", {})}
+    stage = build_stage(config("fwd2bot", out, base, data=data, **more))
+    assert isinstance(stage, CompressorStage)
+    return stage
+
+
+def what(batch: Batch) -> tuple[bool, bool, bool]:
+    return batch.pixels is not None, batch.answers is not None, bool(batch.captions)
+
+
+def test_every_kind_of_batch_holds_what_its_losses_need(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    stage = stage_on(files, tmp_path / "out", tiny_base, contrastive_batch=4)
+    taken = {what(batch): set(stage.losses(batch, 0)) for batch in (stage.batch(step) for step in range(40))}
+    assert taken == {
+        (True, True, True): {"autoregressive", "contrastive"},
+        (True, True, False): {"autoregressive"},
+        (False, True, False): {"autoregressive"},
+        (True, False, True): {"contrastive"},
+    }
+
+
+def test_pairs_come_in_batches_of_their_own_size(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    stage = stage_on(files, tmp_path / "out", tiny_base, contrastive_batch=6)
+    for batch in (stage.batch(step) for step in range(20)):
+        rows = len(batch.captions) if batch.answers is None else len(batch.answers.ids)
+        assert rows == (6 if batch.answers is None else 2)
+        assert batch.pixels is None or len(batch.pixels) == rows
+
+
+def test_a_batch_of_files_depends_on_its_step_alone(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    first, second = (stage_on(files, tmp_path / name, tiny_base) for name in ("a", "b"))
+    kept = [first.batch(step) for step in range(12)]
+    for step in reversed(range(12)):
+        again = second.batch(step)
+        assert again.captions == kept[step].captions
+        assert what(again) == what(kept[step])
+        if again.pixels is not None:
+            assert torch.equal(again.pixels, kept[step].pixels)
+        if again.answers is not None:
+            assert torch.equal(again.answers.ids, kept[step].answers.ids)
+
+
+def test_large_batches_of_pairs_have_the_gradient_of_one_batch(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """In fp64, with the layers recomputed, too, and without."""
+    gradients = []
+    for size, recompute in ((8, False), (2, False), (2, True), (4, True)):
+        more = {"batch_size": size, "contrastive_batch": 8, "gradient_checkpointing": recompute, "validation": 8}
+        stage = stage_on(files, tmp_path / f"{size}-{recompute}", tiny_base, **more)
+        stage.compressor.double()
+        pairs = next(batch for batch in (stage.batch(step) for step in range(40)) if batch.answers is None)
+        # The tiny batches of other stages hold other records: the same pairs for all.
+        if not gradients:
+            shared = pairs
+        loss = stage.losses(shared, 0)["contrastive"]
+        loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in stage.module.named_parameters() if p.grad is not None})
+    whole = gradients[0]
+    assert len(whole) > 10
+    for cached in gradients[1:]:
+        assert cached.keys() == whole.keys()
+        for name, gradient in cached.items():
+            torch.testing.assert_close(gradient, whole[name], rtol=1e-10, atol=1e-14)
+
+
+def test_held_out_records_are_never_trained_on(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    stage = stage_on(files, tmp_path / "out", tiny_base, validation=4)
+    held = [batch.captions for batch in stage.feed.validation(4, 2) if batch.answers is None]
+    trained = {caption for step in range(80) for caption in stage.batch(step).captions}
+    assert held
+    assert not trained & {caption for captions_of in held for caption in captions_of}
+
+
+def test_a_broken_picture_is_listed_and_replaced(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for path in (files / "images").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    lost = make_scene("train", 7).name
+    (folder / lost).write_bytes(b"no picture")
+    talk = {"kind": "conversations", "path": str(files / "talk.json"), "images": str(folder)}
+    stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [talk]}, losses={"autoregressive": 1.0})
+    for step in range(40):
+        batch = stage.batch(step)
+        assert batch.pixels is None or len(batch.pixels) == 2
+    (row,) = [json.loads(line) for line in (tmp_path / "out/broken.jsonl").read_text().splitlines()]
+    assert lost in row["reason"]
+
+
+def test_nothing_but_broken_pictures_ends_in_a_sentence(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    talk = {"kind": "conversations", "path": str(files / "llava_conversations.json"), "images": str(tmp_path)}
+    with pytest.raises(InputError, match="No picture of llava_conversations can be read"):
+        stage_on(files, tmp_path / "out", tiny_base, data={"sources": [talk]}).batch(0)
+
+
+def test_a_run_on_files_trains_evaluates_and_is_whole_after_a_stop(
+    files: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    data = {"sources": sources(files), "length": 96}
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, data=data, contrastive_batch=4, steps=8))
+    folder = run(path)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"autoregressive", "contrastive"} <= {name for line in lines for name in line}
+    assert any("val/1/answers" in line for line in lines)
+    assert (folder / "done.json").exists()
