@@ -138,8 +138,8 @@ tags:
 
 # {title}
 
-{layout.title} in the layout of transformers, written by `fwd2bot export`; {weights}. It answers questions about images
-from rows of tokens, which the fwd2bot model with this fingerprint makes of them and keeps in a store:
+{layout.title} in the layout of transformers, written by `fwd2bot export`; {weights}.
+It answers questions about images from rows of tokens, which the fwd2bot model with this fingerprint makes of them:
 `{fingerprint}`.
 
 ## How a row is read
@@ -181,8 +181,8 @@ def ids(text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def embedded(ids):
-    return model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=model.device))
+def embedded(numbers):
+    return model.get_input_embeddings()(torch.tensor(numbers, dtype=torch.long, device=model.device))
 
 
 @torch.no_grad()

@@ -98,14 +98,17 @@ def _reason(error: Exception, name: str, version: str = "", *, writing: bool = F
         return f"it is not there, or private; check the name, and for a private model {LOG_IN}."
     if status == 401:
         return f"your token is not accepted; {LOG_IN}, with a new token."
-    if status in (403, 404) and writing:
-        return f"your token may not write there; take one that may, see {constants.ENDPOINT}/settings/tokens."
+    if status == 403 or (status == 404 and writing):
+        wish = "write there" if writing else "read it"
+        return f"your token may not {wish}; take one that may, see {constants.ENDPOINT}/settings/tokens."
     if any(isinstance(one, errors.OfflineModeIsEnabled) for one in _chain(error)):
         return "HF_HUB_OFFLINE is set; unset it, or give a folder."
     if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in _chain(error)):
         return f"the disk is full; free some, or set HF_HOME to a folder on another disk ({constants.HF_HUB_CACHE})."
     if status is None and any(type(one).__module__.startswith("httpx") for one in _chain(error)):
         return f"{constants.ENDPOINT} cannot be reached; check the connection, and try again."
+    if status is not None and status >= 500:
+        return f"{constants.ENDPOINT} answers with an error of its own ({status}); try again later."
     told = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
 

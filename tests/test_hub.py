@@ -290,6 +290,14 @@ def test_a_model_in_memory_is_saved_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "tiny/README.md").read_text().endswith("# tiny\n\nA LLaVA with the compressor `fwd2bot`.\n")
 
 
+def test_a_model_whose_base_is_gone_cannot_be_saved(folder: Path, tmp_path: Path) -> None:
+    model = load(folder)
+    shutil.rmtree(folder.parent / "llava")
+    with pytest.raises(ModelError, match="small needs its base model"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 # Refusals.
 
 
@@ -304,9 +312,11 @@ def test_a_model_in_memory_is_saved_as_it_is(tmp_path: Path) -> None:
         (404, "RepoNotFound", "it is not there, or private"),
         (403, "GatedRepo", r"it is gated; ask for access at http://\S+/someone/small, then log in with"),
         (404, "RevisionNotFound", "it has no version 'v7'; name a branch, a tag or a commit of it"),
-        (403, "", "HfHubHTTPError|cannot be reached"),
+        (403, "", r"your token may not read it; take one that may, see http://\S+/settings/tokens"),
+        (500, "", r"http://\S+ answers with an error of its own \(500\); try again later"),
+        (418, "", "LocalEntryNotFoundError: Got: HfHubHTTPError"),
     ],
-    ids=["no token", "no model", "gated", "no version", "forbidden"],
+    ids=["no token", "no model", "gated", "no version", "no right", "broken", "other"],
 )
 def test_a_hub_that_does_not_give_says_what_to_do(server: FakeHub, status: int, code: str, remedy: str) -> None:
     server.refusal = (status, code)
