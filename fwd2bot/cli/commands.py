@@ -169,9 +169,29 @@ def run_world(options: argparse.Namespace) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
+    wished = {name: getattr(options, name) for name in ("gpus", "gpu", "mfu", "text_tokens")}
+    wished = {name: value for name, value in wished.items() if value is not None}
+    if options.plan:
+        return _print_plan(options, wished)
+    if wished or options.json:
+        name = next(iter(wished), "json").replace("_", "-")
+        raise InputError(f"--{name} is for a plan: add --plan, or leave it out to train.")
     from fwd2bot.training import run
 
     run(options.config)
+    return 0
+
+
+def _print_plan(options: argparse.Namespace, wished: dict[str, Any]) -> int:
+    from fwd2bot.training.config import TrainConfig
+    from fwd2bot.training.plan import make_plan
+    from fwd2bot.training.plan_text import plan_text
+
+    plan = make_plan(TrainConfig.load(Path(options.config)), **wished)
+    if options.json:
+        print_json({"config": options.config, **plan.to_dict()})
+    else:
+        print(plan_text(plan))
     return 0
 
 

@@ -54,7 +54,8 @@ EXAMPLES = {
   fwd2bot ask --questions test-world/questions.jsonl --store test.store --json""",
     "train": """\
   fwd2bot train configs/emoji-world/tower.yaml
-  fwd2bot train configs/emoji-world/tower.yaml       # after a kill: goes on where it was""",
+  fwd2bot train configs/emoji-world/tower.yaml       # after a kill: goes on where it was
+  fwd2bot train configs/llava-1.5-7b.yaml --plan --gpus 8 --gpu h200    # what it would need""",
 }
 
 
@@ -239,5 +240,13 @@ def _world(commands: _Commands) -> None:
 
 def _train(commands: _Commands) -> None:
     about = "Train what a configuration says; a run that was stopped goes on."
-    parser = _command(commands, "train", about)
+    parser = _command(commands, "train", about, _json())
     parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/ and docs/training.md")
+    plan = parser.add_argument_group("instead of training, say what it would need")
+    plan.add_argument("--plan", action="store_true", help="memory, FLOPs, hours and disk; needs no weights, no network")
+    plan.add_argument("--gpus", metavar="N", type=int, help="how many (default: 1)")
+    plan.add_argument("--gpu", metavar="KIND", help="h100, h200, a100-40, a100-80, l40s, rtx-4090 and others "
+                      "(default: h100)")  # fmt: skip
+    plan.add_argument("--mfu", metavar="S", type=float, help="share of the GPU's peak that is reached (default: 0.35)")
+    plan.add_argument("--text-tokens", metavar="N", type=int, help="text of an average conversation (default: 300 "
+                      "where data comes from files, else data.length)")  # fmt: skip
