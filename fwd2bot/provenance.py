@@ -17,4 +17,5 @@ def provenance() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return {"commit": commit, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": machine}
+    program = Path(sys.argv[0]).name.replace("__main__.py", "fwd2bot")
+    return {"commit": commit, "command": " ".join([program, *sys.argv[1:]]), "machine": machine}

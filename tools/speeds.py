@@ -21,7 +21,8 @@ def newest(folder: Path) -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> str:
     """What a row costs and saves, beside the plain model in the same run."""
-    rows, whole = {}, {}
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    whole: dict[tuple[int, int], dict[str, Any]] = {}
     for one in result["answer"]:
         (rows if one["from"] == "a row" else whole)[one["tokens"], one["batch"]] = one
     counts, batches = sorted({count for count, _ in rows}, reverse=True), sorted({batch for _, batch in rows})
