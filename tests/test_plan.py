@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConf
 
 from fwd2bot import adapters, attention
 from fwd2bot.cli import main
-from fwd2bot.compressors.base import _CHOICES, CompressorConfig
+from fwd2bot.compressors.base import _CHOICES, AnswerBatch, CompressorConfig
 from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.data.conversations import IGNORED
 from fwd2bot.errors import InputError
@@ -29,7 +29,7 @@ from fwd2bot.training.optimizers import optimizer_tensors
 from fwd2bot.training.plan import make_plan
 from fwd2bot.training.plan_text import plan_text
 from fwd2bot.training.shapes import BASES, Language, Tower, read_base
-from fwd2bot.training.workload import Work, count_tokens, read_method
+from fwd2bot.training.workload import Load, Work, count_tokens, read_method
 
 TALK = {"kind": "conversations", "path": "talk.json", "images": "pictures"}
 CAPTIONED = {**TALK, "captions": "captions.json"}
@@ -137,6 +137,10 @@ def all_products(module: Any, query: Any, key: Any, value: Any, mask: Any, scali
     return attention._products(query, key, value, mask, scaling), None
 
 
+def labels_of(answers: AnswerBatch | None) -> int:
+    return 0 if answers is None else int((answers.labels[:, 1:] != IGNORED).sum())
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_flops_of_a_training_step_are_exact(
@@ -144,28 +148,21 @@ def test_flops_of_a_training_step_are_exact(
 ) -> None:
     monkeypatch.setattr(attention, "sdpa_attention_forward", all_products)
     run = run_of(tmp_path, tiny_base, kind, gradient_checkpointing=checkpointing)
-    stage = build_stage(run)
+    stage, work = build_stage(run), work_of(run)
     job, batch = Job(stage, run), moved(stage.batch(0), stage.device)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        job.step(batch, 0)
-    work = work_of(run)
-    labels = int((batch.answers.labels[:, 1:] != IGNORED).sum())
-    length = int(run.data["length"])
-    (load,) = work.loads()
-    planned = work.flops(load, length, caption=longest_caption(stage, batch), labels=labels)
-    assert sum(part.total for part in planned.values()) == counter.get_total_flops()
-    assert bool(sum(part.again for part in planned.values())) == checkpointing
-
-
-def test_flops_of_gradient_caching_are_one_more_forward() -> None:
-    (cached,) = plan_7b(data={"sources": [PAIRS]}, contrastive_batch=96).steps
-    (plain,) = plan_7b(data={"sources": [PAIRS]}, batch_size=96).steps
-    assert list(cached.flops) == ["tower", "pass 1", "text branch", "contrast"]
-    for name in ("tower", "pass 1", "text branch"):
-        assert cached.flops[name] == replace(plain.flops[name], again=plain.flops[name].forward)
-    assert cached.flops["contrast"] == plain.flops["contrast"]
-    assert cached.flops["contrast"].total == 6 * 96**2 * 4096
+    loads = {"as it comes": (batch, work.loads()[0])}
+    if kind in ("fwd2bot", "one adapter", "single_forward"):
+        twice = batch._replace(pixels=torch.cat([batch.pixels] * 2), answers=None, captions=batch.captions * 2)
+        loads["pairs by gradient caching"] = twice, Load("pairs", 1.0, images=6, conversations=0, pairs=6, cached=True)
+        text = batch._replace(pixels=None, answers=replace(batch.answers, image_position=None, turns=None), captions=[])
+        loads["text alone"] = text, Load("text", 1.0, images=0, conversations=3, pairs=0)
+    length, caption = int(run.data["length"]), longest_caption(stage, batch)
+    for name, (given, load) in loads.items():
+        with FlopCounterMode(display=False) as counter:
+            job.step(given, 0)
+        planned = work.flops(load, length, caption=caption, labels=labels_of(given.answers)).values()
+        assert sum(part.total for part in planned) == counter.get_total_flops(), name
+        assert (sum(part.again for part in planned) > 0) == (checkpointing or load.cached)
 
 
 # Bytes.
@@ -205,7 +202,7 @@ def test_kept_bytes_of_a_training_step_are_two_per_cent_below_to_five_above(
         kept = [one.kept() for one in work.passes(load, length, caption, 3).values()]
         planned -= sum(one.rope + one.pairs for one in kept)
     if load.conversations:
-        planned += work.head(int((batch.answers.labels[:, 1:] != IGNORED).sum())).kept()
+        planned += work.head(labels_of(batch.answers)).kept()
     assert 0.98 <= planned / kept_bytes(stage, batch) <= 1.05
 
 

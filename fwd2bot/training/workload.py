@@ -43,7 +43,7 @@ WORKSPACE = 10**9
 """Bytes for the driver's context and the workspaces of kernels, an estimate."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Load:
     """One kind of step, over all GPUs: pictures, rows of pass 2, pairs of L_disc. cached: the pairs are more than a
     batch, so all are embedded once without a graph, and again, a batch at a time, when the gradients are known."""
