@@ -1,5 +1,7 @@
 """A training's YAML file: every mistake is one sentence, told before any work is done."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import pytest
 from tiny_runs import MODEL, settings, written
 
 from fwd2bot.cli import main
+from fwd2bot.compressors.base import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.training import run
 from fwd2bot.training.config import SETTINGS, TrainConfig
 from fwd2bot.training.loop import build_stage
+from fwd2bot.training.shapes import BASES
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TALK = {"kind": "conversations", "path": "talk.json", "images": "pictures"}
@@ -25,6 +29,25 @@ def test_every_configuration_of_the_repository_is_sound(path: Path) -> None:
     config = TrainConfig.load(path)
     assert config.stage in SETTINGS
     assert set(SETTINGS[config.stage]["data"]) == set(config.data)
+
+
+PAPERS = [CONFIGS / f"llava-1.5-{size}.yaml" for size in ("7b", "13b")]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_value_of_the_papers_runs_says_where_it_is_from(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    bare = [line for line in lines if "#" not in line and not line.endswith(":")]
+    named = r"\s*(stage|out|- kind|path): \S+"  # says itself what it is
+    assert not [line for line in bare if not re.fullmatch(named, line)]
+
+
+def test_the_papers_runs_differ_in_their_base_alone() -> None:
+    small, large = (TrainConfig.load(path) for path in PAPERS)
+    assert replace(large, out=small.out, init=small.init) == small
+    CompressorConfig.from_dict(small.compressor)
+    assert [config.init["base"] for config in (small, large)] == list(BASES)
+    assert [config.out.name for config in (small, large)] == [path.stem for path in PAPERS]
 
 
 def test_settings_left_out_are_filled_in(tmp_path: Path) -> None:
