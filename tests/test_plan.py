@@ -413,7 +413,7 @@ def test_command_prints_a_plan_and_trains_nothing(
     plan = make_plan(TrainConfig.load(path), gpus=2, gpu="l40s", mfu=0.2)
     assert printed == plan_text(plan) + "\n"
     assert "on 2 l40s" in printed
-    assert "fits into the 48.0 GB of a l40s" in printed
+    assert "fits into the 48.0 GB of one l40s" in printed
     assert max(map(len, printed.splitlines())) <= 79
     assert main(["train", str(path), "--plan", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -183,8 +183,9 @@ def _assumptions(work: Work, loads: list[Load], text: int, gpus: int) -> list[st
         told.append(f"a conversation about a picture has {text} tokens of text, with its padding (--text-tokens)")
         told.append(f"{LABELLED:.0%} of them are learnt; memory is for rows of {length} that are all learnt")
     if work.config.data["sources"] and set(names) - {"pairs"}:
-        counts = ", ".join(f"{count / sum(COMPOSITION.values()):.0%} {name}" for name, count in COMPOSITION.items())
-        told.append(f"conversations are those of LLaVA-665k: {counts} alone; without a file of captions, both is none")
+        both, other, text_alone = (f"{count / sum(COMPOSITION.values()):.0%}" for count in COMPOSITION.values())
+        told.append(f"conversations are as in LLaVA-665k: {both} about pictures with captions, where a file of "
+                    f"captions is named, {other} about others, {text_alone} without a picture")  # fmt: skip
     if "text" in names:
         told.append(f"text alone comes in rows of {length}")
     if any(load.pairs for load in loads):

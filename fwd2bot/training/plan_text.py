@@ -41,7 +41,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     memory, gpu = plan.memory, plan.gpu.memory
     yield _row(f"memory a GPU, {memory.rows} rows", _bytes(memory.total))
     yield from (_row(f"  {name}", _bytes(count)) for name, count in memory.parts.items() if count)
-    name = f"the {_bytes(gpu)} of a {plan.gpu.name}"
+    name = f"the {_bytes(gpu)} of one {plan.gpu.name}"
     if plan.fits:
         more = f"; {plan.most_rows:,} would" if plan.most_rows > memory.rows else ""
         yield from _said(f"fits into {name}: {memory.rows} rows a GPU{more}")
@@ -82,7 +82,7 @@ def _run(plan: Plan) -> Iterator[str]:
         yield _row(f"  {what} seen", f"{plan.seen(what):,}")
     yield _row("  tokens through the language model", f"{plan.tokens:,}")
     yield _row("  images a second", f"{plan.images_a_second:,.0f}")
-    yield _row(f"  hours at {plan.mfu:.0%} of the peak", f"{plan.hours:,.1f}")
+    yield _row(f"  hours at {plan.mfu:.0%} of the peak", f"{plan.hours:,.{0 if plan.hours >= 100 else 1}f}")
     if plan.gpus > 1:
         yield _row("  GPU hours", f"{plan.hours * plan.gpus:,.0f}")
 
