@@ -137,7 +137,7 @@ def test_no_pickle_is_used():
     assert not found
 
 
-@pytest.mark.parametrize("module", ["fwd2bot", "fwd2bot.cli"])
+@pytest.mark.parametrize("module", ["fwd2bot", "fwd2bot.cli", "fwd2bot.training.plan_text"])
 def test_import_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
