@@ -119,7 +119,7 @@ def test_large_batches_of_pairs_have_the_gradient_of_one_batch(files: Path, tmp_
 
 def test_held_out_records_are_never_trained_on(files: Path, tmp_path: Path, tiny_base: Path) -> None:
     stage = stage_on(files, tmp_path / "out", tiny_base, validation=4)
-    held = [batch.captions for batch in stage.feed.validation(4, 2) if batch.answers is None]
+    held = [batch.captions for batch in stage.feed.validation() if batch.answers is None]
     trained = {caption for step in range(80) for caption in stage.batch(step).captions}
     assert held
     assert not trained & {caption for captions_of in held for caption in captions_of}

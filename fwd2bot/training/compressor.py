@@ -136,7 +136,7 @@ class CompressorStage(Stage):
         hits: dict[str, list[bool]] = {}
         found: list[bool] = []
         end = self.compressor.llava.tokenizer.eos_token_id
-        for batch in self.feed.validation(self.config.validation, self.config.batch_size):
+        for batch in self.feed.validation():
             pixels = None if batch.pixels is None else batch.pixels.to(self.device)
             with self.autocast():
                 tokens = None if pixels is None else self.compressor.compress(pixels, num_tokens=count)

@@ -117,6 +117,11 @@ class TrainConfig:
         if self.contrastive_batch and self.stage != "compressor":
             raise InputError(f"contrastive_batch is of stage compressor; stage {self.stage} has none.")
         self._check_parts()
+        if self.contrastive_batch and not self.data["sources"]:
+            raise InputError(
+                f"contrastive_batch is {self.contrastive_batch}, but data.sources names no pairs; the generated "
+                "world has both losses in every batch, so leave it out."
+            )
 
     def _check_parts(self) -> None:
         for name in ("model", "data"):

@@ -19,7 +19,7 @@ from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.sampler import PAIR, Sampler
-from fwd2bot.training.stage import pad_to, scene_pixels, turn_numbers
+from fwd2bot.training.stage import pad_to, scene_pixels, step_indices, turn_numbers, validation_indices
 
 
 class Batch(NamedTuple):
@@ -43,33 +43,24 @@ class Feed(ABC):
         """Of a step: this process's part."""
 
     @abstractmethod
-    def validation(self, scenes: int, size: int) -> Iterator[Batch]:
-        """So many that training never sees, in batches of one size."""
+    def validation(self) -> Iterator[Batch]:
+        """What training never sees, in whole batches."""
 
 
 class WorldFeed(Feed):
-    """Scenes of the generated world: every batch has conversations and captions, in rows of one length.
-
-    Raises InputError where the configuration asks for a batch of pairs alone.
-    """
+    """Scenes of the generated world: every batch has conversations and captions, in rows of one length."""
 
     def __init__(self, config: TrainConfig, llava: Llava, template: ChatTemplate) -> None:
-        if config.contrastive_batch:
-            raise InputError(
-                f"contrastive_batch is {config.contrastive_batch}, but data.sources names no pairs; the generated "
-                "world has both losses in every batch, so leave it out."
-            )
         self.config, self.tokenizer, self.template = config, llava.tokenizer, template
         self.image = int(llava.network.config.vision_config.image_size)
         self.shares = {name: config.data[name] for name in ("turns", "captioning", "listing")}
 
     def batch(self, step: int) -> Batch:
-        first = self.config.seed * 10_000_000 + step * self.config.batch_size
-        return self._batch("train", range(first, first + self.config.batch_size), **self.shares)
+        return self._batch("train", step_indices(self.config, step), **self.shares)
 
-    def validation(self, scenes: int, size: int) -> Iterator[Batch]:
-        for first in range(0, scenes, size):
-            yield self._batch("val", range(first, first + size), turns=8)
+    def validation(self) -> Iterator[Batch]:
+        for indices in validation_indices(self.config):
+            yield self._batch("val", indices, turns=8)
 
     def _batch(self, split: str, indices: Sequence[int], **shares: Any) -> Batch:
         samples = [draw_sample(split, index, **shares) for index in indices]
@@ -113,7 +104,8 @@ class FileFeed(Feed):
         kind, records = self.sampler.at(step)
         return self._batch(kind, [self._readable(source, index) for source, index in records])
 
-    def validation(self, scenes: int, size: int) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Batch]:
+        size = self.config.batch_size
         for held in self.held_out:
             for kind in sorted(set(held.kinds().tolist())):
                 chosen = np.flatnonzero(held.kinds() == kind)
@@ -151,8 +143,7 @@ class FileFeed(Feed):
 def open_source(entry: dict[str, Any], seed: int) -> tuple[Source, float]:
     """A source of `data.sources` with its weight. Raises InputError where it cannot be read."""
     if entry["kind"] == "captions":
-        path = str(entry["path"])
-        source: Source = Shards(path)
+        source: Source = Shards(entry["path"])
     else:
         source = LlavaJson(entry["path"], entry["images"], seed=seed)
         if entry["captions"] is not None:

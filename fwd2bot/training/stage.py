@@ -53,16 +53,25 @@ class Stage(ABC):
         """Where the configuration wants it, matrix products in bfloat16."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
 
-    def validation(self, most: int | None = None) -> Iterator[range]:
-        """Numbers of the validation scenes, in whole batches: what is compiled has one shape."""
-        size = self.config.batch_size
-        for first in range(0, min(self.config.validation, most or self.config.validation), size):
-            yield range(first, first + size)
+    def validation(self) -> Iterator[range]:
+        """Numbers of the validation scenes, in whole batches."""
+        return validation_indices(self.config)
 
     def indices(self, step: int) -> range:
         """Numbers of the scenes of a step."""
-        first = (self.config.seed * 10_000_000) + step * self.config.batch_size
-        return range(first, first + self.config.batch_size)
+        return step_indices(self.config, step)
+
+
+def validation_indices(config: TrainConfig) -> Iterator[range]:
+    """Numbers of the scenes that figures are taken on, in whole batches: what is compiled has one shape."""
+    for first in range(0, config.validation, config.batch_size):
+        yield range(first, first + config.batch_size)
+
+
+def step_indices(config: TrainConfig, step: int) -> range:
+    """Numbers of the scenes of a step: those of another step or seed are others."""
+    first = config.seed * 10_000_000 + step * config.batch_size
+    return range(first, first + config.batch_size)
 
 
 def kept_tokenizer(folder: Path, vocabulary: int, scenes: int) -> Any:

@@ -86,11 +86,9 @@ class Work:
         self.prompts = tuple(count_tokens(text, base.tokenizer) for text in (prompt, text_prompt))
 
     def loads(self) -> list[Load]:
-        """The kinds of step that teach something. Raises InputError where there is none, or pairs come from nowhere."""
+        """The kinds of step that teach something. Raises InputError where there is none."""
         config, batch = self.config, self.config.batch_size
         answers, embeds = bool(config.losses.get("autoregressive")), bool(config.losses.get("contrastive")) and self.own
-        if config.contrastive_batch and not config.data["sources"]:
-            raise InputError(f"contrastive_batch is {config.contrastive_batch}, but data.sources names no pairs.")
         shares = self._shares(answers, embeds) if config.data["sources"] else {"both": 1.0 * (answers or embeds)}
         if not any(shares.values()):
             name = self.method["compressor"]
