@@ -22,8 +22,7 @@ def autoregressive_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of -log p(label) over the labels that are not `IGNORED`; logits (N, C) stand beside their labels."""
     counted = (labels != IGNORED).sum().clamp(min=1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, labels, reduction="sum") / counted
+    return F.cross_entropy(full_precision(logits), labels, reduction="sum") / counted
 
 
 def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperature: float) -> Tensor:
@@ -31,8 +30,13 @@ def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperat
 
     Row k of both (B, D) belongs together. When every cosine is equal the loss is 2 log B.
     """
-    images = F.normalize(image_embeddings.to(torch.promote_types(image_embeddings.dtype, torch.float32)), dim=-1)
-    texts = F.normalize(text_embeddings.to(images.dtype), dim=-1)
+    images = F.normalize(full_precision(image_embeddings), dim=-1)
+    texts = F.normalize(full_precision(text_embeddings), dim=-1)
     scores = images @ texts.T / temperature  # (B, B): row an image, column a text
     partners = torch.arange(len(scores), device=scores.device)
     return F.cross_entropy(scores, partners) + F.cross_entropy(scores.T, partners)
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """float32 where they are less precise; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -74,6 +74,14 @@ def test_every_kind_of_batch_holds_what_its_losses_need(files: Path, tmp_path: P
     }
 
 
+def test_pairs_come_from_a_json_file_too(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    pairs = {"kind": "captions", "path": str(files / "cc3m_pairs.json"), "images": str(files / "images")}
+    stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs]})
+    batch = stage.batch(0)
+    assert what(batch) == (True, False, True)
+    assert set(batch.captions) <= {captions(make_scene("train", number))[0] for number in range(IMAGES)}
+
+
 def test_pairs_come_in_batches_of_their_own_size(files: Path, tmp_path: Path, tiny_base: Path) -> None:
     stage = stage_on(files, tmp_path / "out", tiny_base, contrastive_batch=6)
     for batch in (stage.batch(step) for step in range(20)):

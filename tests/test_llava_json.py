@@ -121,16 +121,12 @@ def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
 
 def test_answers_are_captions_where_asked_for(tmp_path: Path) -> None:
     pairs = [entry("Describe it.\n<image>", "a fox", id="p1", image="p1.jpg"), entry("Why?", "So.", id="t")]
-    source = read(tmp_path, *pairs, captions="answer")
-    assert source[0] == Record(key="p1#0", image="p1.jpg", turns=(("Describe it.", "a fox"),), caption="a fox")
-    assert source[1].caption is None
-    assert source.kinds().tolist() == [7, 2]
+    source = read(tmp_path, *pairs, pairs=True)
+    assert source[0] == Record(key="p1#0", image="p1.jpg", turns=(), caption="a fox")
+    assert (len(source), source.left_out) == (1, 1)
+    assert source.kinds().tolist() == [Kind.IMAGE | Kind.CAPTION]
+    assert source.text_lengths().tolist() == [len("a fox")]
     assert read(tmp_path, *pairs)[0].caption is None
-
-
-def test_other_place_for_captions_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="captions is 'question'; it must be None, or 'answer'"):
-        read(tmp_path, *MIX, captions="question")
 
 
 def test_picture_is_read_below_the_folder(tmp_path: Path) -> None:
@@ -339,13 +335,15 @@ def test_conversations_of_the_world_are_read_back_whole(world: Path) -> None:
 
 
 def test_pairs_of_the_world_are_read_back_whole(world: Path) -> None:
-    source = LlavaJson(world / "cc3m_pairs.json", world / "images", captions="answer")
+    source = LlavaJson(world / "cc3m_pairs.json", world / "images", pairs=True)
+    asked = LlavaJson(world / "cc3m_pairs.json", world / "images")
     for index in range(12):
         scene, record = make_scene("val", index), source[index]
-        ((question, answer),) = record.turns
+        ((question, answer),) = asked[index].turns
         assert record.caption == answer == captions(scene)[0]
         assert question in INSTRUCTIONS
         assert record.paired
+        assert not record.turns
     assert len(source) == 12
 
 

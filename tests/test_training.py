@@ -67,7 +67,8 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Every tensor of the last checkpoint, and every figure but the times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    figures = [{name: value for name, value in line.items() if name not in ("seconds", "rate")} for line in lines]
+    timed = ("seconds", "rate", "utilisation")
+    figures = [{name: value for name, value in line.items() if name not in timed} for line in lines]
     return load_file(folder / "checkpoint/last.safetensors"), figures
 
 

@@ -46,8 +46,9 @@ _LAYOUT = "the layout is that of llava_v1_5_mix665k.json"
 class LlavaJson(Source):
     """The records of a file of LLaVA's, with its pictures below the folder `images`.
 
-    `captions="answer"`: the first answer of an entry with a picture is its caption as well, as in CC3M-595K and
-    LCS-558K. `seed` says which caption is taken where `attach_captions` finds several.
+    `pairs`: every entry is a picture with a caption, which is its first answer, and there are no turns; so CC3M-595K
+    and LCS-558K are meant. One without a picture is left out. `seed` says which caption is taken where
+    `attach_captions` finds several.
 
     Raises InputError where the file is not there, or not of this layout: the entry, the field and the remedy.
     """
@@ -58,14 +59,12 @@ class LlavaJson(Source):
         images: Path | str,
         *,
         name: str | None = None,
-        captions: str | None = None,
+        pairs: bool = False,
         seed: int = 0,
     ) -> None:
-        if captions not in (None, "answer"):
-            raise InputError(f"captions is {captions!r}; it must be None, or 'answer' where answers are captions.")
         self.path, self.images = Path(path), Path(images)
         self.name = self.path.stem if name is None else name
-        self.answers_are_captions = captions == "answer"
+        self.pairs = pairs
         self.seed = seed
         self.left_out = 0
         self._captions: dict[str, str] = {}  # file name -> captions, one a line
@@ -76,13 +75,14 @@ class LlavaJson(Source):
         kinds, names = bytearray(), array("Q")
         for number, (start, size, entry) in enumerate(_entries(self.path)):
             record = self._record(number, entry)
-            if not record.turns:
+            if not (record.paired if self.pairs else record.turns):
                 self.left_out += 1
                 continue
             numbers.append(number)
             starts.append(start)
             sizes.append(size)
-            lengths.append(sum(len(question) + len(answer) for question, answer in record.turns))
+            words = [record.caption or ""] if self.pairs else [part for turn in record.turns for part in turn]
+            lengths.append(sum(map(len, words)))
             kinds.append(_kind(record))
             names.append(0 if record.image is None else _number(_file_name(record.image)))
         if not kinds:
@@ -148,7 +148,9 @@ class LlavaJson(Source):
         """Raises InputError for an entry that is not of the layout."""
         image = _image(self.path, number, entry)
         turns = _turns(self.path, number, entry, has_image=image is not None)
-        caption = turns[0][1] if self.answers_are_captions and image is not None and turns else None
+        caption = None
+        if self.pairs:
+            caption, turns = (turns[0][1] if turns else None), ()
         if image is not None and _file_name(image) in self._captions:
             choices = self._captions[_file_name(image)].split("\n")
             caption = choices[_number(f"{self.seed} {number}") % len(choices)]

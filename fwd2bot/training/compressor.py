@@ -24,17 +24,23 @@ from transformers import (
 )
 
 from fwd2bot.checkpoint import base_folder, find_on_hub, save_model
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.data.conversations import IGNORED, template_named
+from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
-from fwd2bot.losses import contrastive_loss
+from fwd2bot.losses import contrastive_loss, full_precision
+from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed
 from fwd2bot.training.language import answers_right
+from fwd2bot.training.shapes import read_base
 from fwd2bot.training.stage import Stage, accuracy
 from fwd2bot.training.tower import image_processor
+from fwd2bot.training.workload import Work, read_method
+
+SAMPLES = 8
+"""Questions that are answered each time figures are taken."""
 
 
 class CompressorStage(Stage):
@@ -55,17 +61,28 @@ class CompressorStage(Stage):
             raise InputError(
                 f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight."
             )
-        template = template_named(settings.template)
+        self.template = template_named(settings.template)
         files = bool(config.data["sources"])
         self.feed: Feed = (
-            FileFeed(config, llava, template, contrastive=bool(self.disc))
+            FileFeed(config, llava, self.template, contrastive=bool(self.disc))
             if files
-            else WorldFeed(config, llava, template)
+            else WorldFeed(config, llava, self.template)
         )
+        self._work = _work(config)
 
     @property
     def module(self) -> nn.Module:
         return self.compressor
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        model = self.compressor.llava.network.model
+        return [*model.language_model.layers, *model.vision_tower.encoder.layers]
+
+    @property
+    def varied(self) -> bool:
+        """Batches of files differ in kind: pairs of image and caption have no pass 2, text alone has no pass 1."""
+        return super().varied or bool(self.config.data["sources"]) or not self.config.losses.get("autoregressive")
 
     def batch(self, step: int) -> Batch:
         return self.feed.batch(step)
@@ -87,13 +104,15 @@ class CompressorStage(Stage):
         else:
             tokens = None if batch.pixels is None else self._compressed(batch.pixels, count)
             if weight := self.config.losses.get("autoregressive", 0.0):
-                losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers)
+                share = distributed.share((batch.answers.labels[:, 1:] != IGNORED).sum())
+                losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
             images = None if tokens is None else self.compressor.embed_rows(tokens)
         if self.disc and batch.captions:
             texts = self._embedded(self._compressed_texts, batch.captions, count)
             assert images is not None, "captions are of pictures"
             temperature = self.compressor.config.temperature
-            losses["contrastive"] = self.disc * contrastive_loss(images.float(), texts.float(), temperature)
+            images, texts = distributed.gathered(images), distributed.gathered(texts)
+            losses["contrastive"] = self.disc * contrastive_loss(images, texts, temperature)
         return losses
 
     def _compressed(self, pixels: Tensor, count: int | None) -> Tensor:
@@ -106,12 +125,13 @@ class CompressorStage(Stage):
         return self.compressor.compress_text(texts, num_tokens=made)[:, :count]
 
     def _embedded(self, compress: Callable[[Any, int | None], Tensor], rows: Any, count: int | None) -> Tensor:
-        """Mean tokens (B, D) of pictures or texts. A batch larger than `batch_size` is worked off in pieces of it.
+        """Mean tokens (B, D) of pictures or texts.
 
-        Of each piece only its output is kept; it is run again when its gradient comes, so that memory does not grow
-        with the batch. Source: gradient caching (Gao et al., 2021); the gradient is that of one large batch.
+        More than this process's part of `batch_size` are done in pieces of it. Of each only the output is kept, and
+        it is run again when its gradient comes: memory does not grow with the batch, and the gradient is that of one
+        large batch. Source: gradient caching (Gao et al., 2021).
         """
-        size = self.config.batch_size
+        size = self.config.batch_size // distributed.count()
 
         def embed(piece: Any) -> Tensor:
             return self.compressor.embed_rows(compress(piece, count))
@@ -121,8 +141,55 @@ class CompressorStage(Stage):
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
         return torch.cat([checkpoint(embed, piece, use_reentrant=False) for piece in pieces])
 
+    def rows(self, batch: Batch) -> int:
+        return distributed.count() * len(batch.captions if batch.answers is None else batch.answers.ids)
+
+    def flops(self, batch: Batch) -> float | None:
+        if self._work is None:
+            return None
+        name = "pairs" if batch.answers is None else "text" if batch.pixels is None else "both"
+        loads = {load.name: load for load in self._work.loads()}
+        load = loads[name] if batch.captions or name != "both" else loads.get("conversations", loads["both"])
+        text, labels = 1, 0
+        if batch.answers is not None:
+            text = batch.answers.ids.shape[1]
+            labels = int((batch.answers.labels != IGNORED).sum()) * distributed.count()
+        tokenizer = self.compressor.llava.tokenizer
+        caption = max((len(ids) for ids in tokenizer(batch.captions)["input_ids"]), default=0) if load.pairs else 0
+        parts = self._work.flops(load, text, caption=caption, labels=labels).values()
+        return float(sum(part.forward + part.backward for part in parts))
+
+    @torch.inference_mode()
+    def answer_samples(self) -> list[dict[str, str]]:
+        """The first question of some conversations, and what the model answers with the most tokens it can give."""
+        held_out = next((batch for batch in self.feed.validation() if batch.answers is not None), None)
+        if held_out is None or held_out.answers is None:
+            return []
+        pixels, answers, rows = held_out.pixels, held_out.answers, slice(0, SAMPLES)
+        tokenizer = self.compressor.llava.tokenizer
+        ids, labels = answers.ids[rows].tolist(), answers.labels[rows].tolist()
+        turns = [_first_turn(*row) for row in zip(ids, labels, strict=True)]
+        prompts = [Encoded(asked, [IGNORED] * len(asked), answers.image_position) for asked, _ in turns]
+        with self.autocast():
+            tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device))
+            batch = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
+            given = self.compressor.generate(tokens, batch, max_new_tokens=48)
+        before, after = (part.strip() for part in self.template.question.split("{}"))
+
+        def text(ids: list[int]) -> str:
+            return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+        return [
+            {
+                "question": text(asked).rpartition(before)[2].removesuffix(after).strip(),
+                "truth": text(truth),
+                "answer": text(ids),
+            }
+            for (asked, truth), ids in zip(turns, given, strict=True)
+        ]
+
     def evaluate(self) -> dict[str, float]:
-        """Exact answers by kind, each token given those before it (teacher forcing), and R@1 in a batch of captions."""
+        """Exact answers by kind, each token given those before it (teacher forcing), and R@1 among all captions."""
         counts = self.compressor.token_counts
         shown = counts if len(counts) <= 3 else (counts[0], counts[-1])
         figures: dict[str, float] = {}
@@ -134,14 +201,15 @@ class CompressorStage(Stage):
 
     def _evaluate_at(self, count: int) -> dict[str, float]:
         hits: dict[str, list[bool]] = {}
-        found: list[bool] = []
+        pairs: list[tuple[Tensor, Tensor]] = []  # embeddings of pictures and of their captions
         end = self.compressor.llava.tokenizer.eos_token_id
         for batch in self.feed.validation():
             pixels = None if batch.pixels is None else batch.pixels.to(self.device)
             with self.autocast():
                 tokens = None if pixels is None else self.compressor.compress(pixels, num_tokens=count)
                 if self.disc and batch.captions and tokens is not None:
-                    found += self._found(tokens, batch.captions)
+                    texts = self.compressor.compress_text(batch.captions, num_tokens=count)
+                    pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)))
                 if batch.answers is None:
                     continue
                 answers = batch.answers.to(self.device)
@@ -150,15 +218,7 @@ class CompressorStage(Stage):
             predicted, wanted = logits[:, :-1][labelled].argmax(-1), labels[:, 1:][labelled]
             for kind, right in answers_right(predicted, wanted, labels, batch.kinds, end):
                 hits.setdefault(kind, []).append(right)
-        recall = {f"recall_1_of_{self.config.batch_size}": 100.0 * sum(found) / len(found)} if found else {}
-        return {**accuracy(hits), **recall}
-
-    def _found(self, tokens: Tensor, captions: list[str]) -> list[bool]:
-        """Whether each caption's nearest picture of the batch is its own."""
-        texts = self.compressor.compress_text(captions, num_tokens=tokens.shape[1])
-        images, texts = self.compressor.embed_rows(tokens).float(), self.compressor.embed_rows(texts).float()
-        nearest: list[int] = (F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T).argmax(1).tolist()
-        return [image == text for text, image in enumerate(nearest)]
+        return {**accuracy(hits), **(_recall(pairs) if pairs else {})}
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
@@ -169,6 +229,32 @@ class CompressorStage(Stage):
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
         given = self.config.init["base"]
         return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
+
+
+def _recall(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """R@1 among so many, in per cent, of image and text embeddings (B, D) that belong together row by row."""
+    images, texts = (F.normalize(full_precision(torch.cat(side)), dim=-1) for side in zip(*pairs, strict=True))
+    scores, own = texts @ images.T, torch.arange(len(texts), device=texts.device)
+    return {
+        f"{name}_R@1_of_{len(own)}": 100.0 * (one.argmax(1) == own).double().mean().item()
+        for name, one in (("text_to_image", scores), ("image_to_text", scores.T))
+    }
+
+
+def _first_turn(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+    """What stands before the first answer, and that answer with its closing token."""
+    learnt = [label != IGNORED for label in labels]
+    start = learnt.index(True)
+    stop = learnt.index(False, start) if False in learnt[start:] else len(ids)
+    return ids[:start], ids[start:stop]
+
+
+def _work(config: TrainConfig) -> Work | None:
+    """The products of a step, where the shapes of the base and the method are known."""
+    try:
+        return Work(config, read_method(config.compressor), read_base(config.init))
+    except InputError:
+        return None
 
 
 def load_base(init: dict[str, str]) -> Llava:

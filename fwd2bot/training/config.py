@@ -28,15 +28,18 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 """What `model` and `data` hold for each stage, with what they are when the file does not say."""
 SOURCES: dict[str, dict[str, Any]] = {
     "conversations": {"path": ..., "images": ..., "captions": None, "weight": 1.0},
-    "captions": {"path": ..., "weight": 1.0},
+    "captions": {"path": ..., "images": None, "weight": 1.0},
 }
 """What an entry of `data.sources` holds beside its `kind`, with what it is when the file does not say (...: it must).
 
 conversations: a file in the layout of LLaVA-665k, the folder of its images, a file of COCO captions for them.
-captions: tar files of images with captions, {00000..00331} stands for a row of them. weight: of its steps.
+captions: tar files of images with captions, {00000..00331} stands for a row of them; or a JSON file in the layout of
+CC3M-595K's, with the folder of its images. weight: of its steps.
 """
 STAGES = tuple(SETTINGS)
 LOSSES = ("autoregressive", "contrastive")
+REPORTS = ("tensorboard", "wandb")
+_LISTS = {"train_parts": "projector", "report": "tensorboard"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,12 @@ class TrainConfig:
     train_parts: parts of the base that are trained, too: "vision", "projector", "language".
     learning_rate: of Muon for the weight matrices, and `other_learning_rate` of AdamW for the rest; with the optimizer
         "adamw" the first is that of all.
+    steps, batch_size: of the run, whatever the number of processes that share a batch.
     warmup, cooldown: shares of the steps in which the learning rate rises, and falls to zero at the end.
     clip: the most that the gradient's norm may be. validation: scenes that figures in between are taken on.
+    report: where figures go beside `metrics.jsonl`: "tensorboard", "wandb".
+    sharded: spread weights, gradients and optimizer state over the processes of torchrun (FSDP2) in place of a copy in
+        each (DDP); with adamw, and without compile.
     workers: processes that prepare batches, where the device is faster than one core (0: in between, in this one).
 
     Raises InputError for a name or value that cannot be used.
@@ -82,10 +89,12 @@ class TrainConfig:
     autocast: bool = True
     compile: bool = True
     gradient_checkpointing: bool = False
+    sharded: bool = False
     checkpoint_every: int = 500
     log_every: int = 50
     evaluate_every: int = 500
     validation: int = 256
+    report: tuple[str, ...] = ()
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -101,7 +110,7 @@ class TrainConfig:
             object.__setattr__(self, name, _number(name, getattr(self, name), above=0.0))
         for name in ("weight_decay", "warmup", "cooldown"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
-        for name in ("autocast", "compile", "gradient_checkpointing"):
+        for name in ("autocast", "compile", "gradient_checkpointing", "sharded"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
         if self.warmup + self.cooldown > 1.0:
@@ -116,6 +125,8 @@ class TrainConfig:
             )
         if self.contrastive_batch and self.stage != "compressor":
             raise InputError(f"contrastive_batch is of stage compressor; stage {self.stage} has none.")
+        if self.sharded and (self.optimizer != "adamw" or self.compile or self.stage != "compressor"):
+            raise InputError("sharded: true goes with stage: compressor, optimizer: adamw and compile: false only.")
         self._check_parts()
         if self.contrastive_batch and not self.data["sources"]:
             raise InputError(
@@ -140,13 +151,17 @@ class TrainConfig:
         if self.stage in needed and set(self.init) not in needed[self.stage]:
             ways = " or ".join(" and ".join(sorted(way, reverse=True)) for way in needed[self.stage])
             raise InputError(f"A {self.stage} starts from other models: init must name {ways}.")
-        parts: Any = self.train_parts
-        if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
-            raise InputError(f"train_parts is {parts!r}; it must be a list, such as [projector].")
+        for name, example in _LISTS.items():
+            listed: Any = getattr(self, name)
+            if not isinstance(listed, tuple) or not all(isinstance(one, str) for one in listed):
+                raise InputError(f"{name} is {listed!r}; it must be a list, such as [{example}].")
+        if unknown := sorted(set(self.report) - set(REPORTS)):
+            raise InputError(f"report names {unknown[0]}; there are {' and '.join(REPORTS)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As the YAML file could say it."""
-        return {**asdict(self), "out": str(self.out), "train_parts": list(self.train_parts)}
+        lists = {"train_parts": list(self.train_parts), "report": list(self.report)}
+        return {**asdict(self), "out": str(self.out), **lists}
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
@@ -164,8 +179,8 @@ class TrainConfig:
             raise InputError(f"{path}: {unknown[0]!r} is no setting; the settings are {', '.join(sorted(known))}.")
         if missing := [name for name, required in known.items() if required and name not in values]:
             raise InputError(f"{path} lacks the setting {missing[0]!r}.")
-        parts = values.get("train_parts", ())
-        values |= {"out": Path(str(values["out"])), "train_parts": tuple(parts) if isinstance(parts, list) else parts}
+        values |= {"out": Path(str(values["out"]))}
+        values |= {name: tuple(values[name]) for name in _LISTS if isinstance(values.get(name), list)}
         try:
             return cls(**values)
         except InputError as error:

@@ -17,6 +17,7 @@ from fwd2bot.data.shards import Shards
 from fwd2bot.data.world.samples import draw_sample
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
+from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.sampler import PAIR, Sampler
 from fwd2bot.training.stage import pad_to, scene_pixels, step_indices, turn_numbers, validation_indices
@@ -102,7 +103,7 @@ class FileFeed(Feed):
 
     def batch(self, step: int) -> Batch:
         kind, records = self.sampler.at(step)
-        return self._batch(kind, [self._readable(source, index) for source, index in records])
+        return self._batch(kind, [self._readable(source, index) for source, index in distributed.part(records)])
 
     def validation(self) -> Iterator[Batch]:
         size = self.config.batch_size
@@ -143,7 +144,8 @@ class FileFeed(Feed):
 def open_source(entry: dict[str, Any], seed: int) -> tuple[Source, float]:
     """A source of `data.sources` with its weight. Raises InputError where it cannot be read."""
     if entry["kind"] == "captions":
-        source: Source = Shards(entry["path"])
+        pairs = entry["images"]
+        source: Source = Shards(entry["path"]) if pairs is None else LlavaJson(entry["path"], pairs, pairs=True)
     else:
         source = LlavaJson(entry["path"], entry["images"], seed=seed)
         if entry["captions"] is not None:

@@ -16,6 +16,7 @@ from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.errors import InputError
 from fwd2bot.llava import independent_turns
 from fwd2bot.losses import label_loss
+from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to, turn_numbers
 
@@ -121,7 +122,7 @@ class LanguageStage(Stage):
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> dict[str, Tensor]:
         """Cross-entropy on answers."""
         logits, wanted = self._predict(*batch)
-        return {"loss": label_loss(logits, wanted)}
+        return {"loss": label_loss(logits, wanted) * distributed.share(torch.tensor(len(wanted), device=wanted.device))}
 
     def evaluate(self) -> dict[str, float]:
         """Exact answers, each token given those before it (teacher forcing), by kind, on validation scenes."""

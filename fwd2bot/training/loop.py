@@ -5,8 +5,7 @@ Metrics go to `metrics.jsonl`, one object a line; what is known of a finished ru
 
 import fcntl
 import json
-import sys
-import time
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +18,20 @@ from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.provenance import provenance
+from fwd2bot.training import distributed
 from fwd2bot.training.card import last_figures, write_card
 from fwd2bot.training.checkpoints import Progress, load_progress, save_progress
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.optimizers import build_optimizers, load_optimizer_tensors, optimizer_tensors, rate_at, set_rate
+from fwd2bot.training.optimizers import (
+    begin_state,
+    build_optimizers,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    rate_at,
+    set_rate,
+)
+from fwd2bot.training.progress import Watch, replace, tell
+from fwd2bot.training.sharded import load_shards, save_shards
 from fwd2bot.training.stage import Stage
 
 
@@ -51,17 +60,20 @@ def run(config_path: Path | str) -> Path:
     """Train what a YAML file says, resuming where an earlier run was stopped; gives the folder of the result.
 
     Raises InputError for a configuration that cannot be used, ModelError for a base that cannot be read, Fwd2BotError
-    where another run writes there, every checkpoint is damaged or another model's, or the loss is no number.
+    where another run writes there, every checkpoint is damaged or another model's, the loss is no number, or another
+    process of the run is gone.
     """
     config = TrainConfig.load(Path(config_path))
     if (config.out / "done.json").exists():
-        print(f"{config.out} is already trained; remove it to train anew.", file=sys.stderr)
+        tell(f"{config.out} is already trained; remove it to train anew.")
         return config.out
+    distributed.check(config)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out is {config.out}, which cannot be written: {error.strerror or error}.") from error
-    with _alone(config.out):
+    with _alone(config.out), distributed.together():
+        distributed.start()
         return train(build_stage(config), config)
 
 
@@ -69,28 +81,32 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     """The loop itself; gives the folder of the result."""
     job = Job(stage, config)
     step, seconds = job.resume()
-    clock = _Clock(seconds)
-    window: dict[str, list[float]] = {}
+    watch = Watch(config, step, seconds)
     for batch in batches(stage, config, step):
-        for name, value in job.step(batch, step).items():
-            window.setdefault(name, []).append(value)
+        losses = job.step(batch, step)
         step += 1
         last = step == config.steps
-        if step % config.log_every == 0 or last:
-            means = {name: sum(values) / len(values) for name, values in window.items()}
-            rate = clock.lap(len(next(iter(window.values()))) * config.batch_size)
-            _log(config, {"step": step, "seconds": clock.seconds(), "rate": rate, **means})
-            window = {}
+        watch.step(step, losses, stage.rows(batch), stage.flops(batch))
         if step % config.evaluate_every == 0 or last:
-            _log(config, {"step": step, "seconds": clock.seconds(), **job.figures()})
+            watch.figures(step, job.figures(), job.samples())
         if step % config.checkpoint_every == 0 or last:
-            job.save(step, clock.seconds())
+            job.save(step, watch.seconds())
+            watch.resumed()
+    watch.close()
+    result = job.result()
+    if distributed.leads():
+        _finish(result, config, step, watch.seconds())
+    distributed.wait()
+    return config.out
+
+
+def _finish(stage: Stage, config: TrainConfig, step: int, seconds: float) -> None:
+    """The result with its card; last what says that the run is over."""
     stage.module.eval()
     stage.save(config.out)
-    done = {"steps": step, "seconds": round(clock.seconds()), **provenance(), "config": config.to_dict()}
+    done = {"steps": step, "seconds": round(seconds), **provenance(), "config": config.to_dict()}
     write_card(config.out, done, last_figures(config.out / "metrics.jsonl"))
-    _replace(config.out / "done.json", json.dumps(done, indent=1) + "\n")
-    return config.out
+    replace(config.out / "done.json", json.dumps(done, indent=1) + "\n")
 
 
 class Job:
@@ -99,7 +115,10 @@ class Job:
     def __init__(self, stage: Stage, config: TrainConfig) -> None:
         self.stage = stage
         self.config = config
-        stage.module.to(stage.device)
+        if config.sharded:
+            self.losses: Any = distributed.shard(_Losses(stage), stage.layers, autocast=config.autocast)
+        else:
+            self.losses = distributed.replicate(_Losses(stage).to(stage.device), varied=stage.varied)
         self.named = {name: p for name, p in stage.module.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(config, self.named)
 
@@ -108,36 +127,83 @@ class Job:
         set_rate(self.optimizers, rate_at(step, self.config))
         batch = moved(batch, self.stage.device)
         with self.stage.autocast():
-            losses = self.stage.losses(batch, step)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        if not torch.isfinite(total):
+            losses: dict[str, Tensor] = self.losses(batch, step)
+            total = torch.stack(list(losses.values())).sum()
+        figures = distributed.means(losses)
+        if not math.isfinite(sum(figures.values())):
+            if not distributed.leads():  # all processes know; one tells
+                raise SystemExit(Fwd2BotError.exit_code)
             raise Fwd2BotError(
-                f"The loss is {total.item()} at step {step}; lower the learning rate, remove {self.config.out} "
-                "and train anew."
+                f"The loss is {sum(figures.values())} at step {step}; lower the learning rate, remove "
+                f"{self.config.out} and train anew."
             )
         total.backward()
         nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return {name: loss.item() for name, loss in losses.items()}
+        return figures
 
     def figures(self) -> dict[str, float]:
         """On validation scenes."""
         self.stage.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), distributed.gathered_outside(self.losses):
             figures = self.stage.evaluate()
         self.stage.module.train()
         return {f"val/{name}": value for name, value in figures.items()}
 
+    def samples(self) -> list[dict[str, str]]:
+        """Answers as they are now; none where the model is spread: its processes could differ about an answer's end."""
+        if self.config.sharded:
+            return []
+        self.stage.module.eval()
+        samples = self.stage.answer_samples()
+        self.stage.module.train()
+        return samples
+
     def save(self, step: int, seconds: float) -> None:
         """A checkpoint. Raises Fwd2BotError where it cannot be written."""
-        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.named.items()}
-        tensors |= optimizer_tensors(self.optimizers)
-        save_progress(self._folder, Progress(step=step, seconds=seconds, tensors=tensors))
+        if self.config.sharded:
+            save_shards(self._folder, step, seconds, self._tensors())
+        elif distributed.leads():
+            save_progress(self._folder, Progress(step=step, seconds=seconds, tensors=self._tensors()))
 
     def resume(self) -> tuple[int, float]:
         """Step and seconds to go on from; (0, 0) at a new start. Raises Fwd2BotError for another model's checkpoint."""
+        step, seconds = self._resume_sharded() if self.config.sharded else self._resume()
+        if step:
+            tell(f"Going on at step {step} of {self.config.steps}.")
+        return step, seconds
+
+    def result(self) -> Stage:
+        """The stage, trained and whole; every process calls it."""
+        if not self.config.sharded:
+            return self.stage
+        trained = {name: distributed.full(p.detach()).cpu() for name, p in self.named.items()}
+        if not distributed.leads():
+            return self.stage
+        whole = build_stage(self.config)
+        with torch.no_grad():
+            for name, parameter in whole.module.named_parameters():
+                if name in trained:
+                    parameter.copy_(trained[name])
+        return whole
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that changes in training, as it is in memory."""
+        weights: dict[str, Tensor] = {f"model.{name}": p for name, p in self.named.items()}
+        return weights | optimizer_tensors(self.optimizers)
+
+    def _resume_sharded(self) -> tuple[int, float]:
+        begin_state(self.optimizers)
+        with torch.no_grad():
+            found = load_shards(self._folder, self._tensors())
+        if found is None:
+            for optimizer in self.optimizers:
+                optimizer.state.clear()
+        return found or (0, 0.0)
+
+    def _resume(self) -> tuple[int, float]:
         progress = load_progress(self._folder)
         if progress is None:
             return 0, 0.0
@@ -150,13 +216,23 @@ class Job:
             for name, parameter in self.named.items():
                 parameter.copy_(progress.tensors[f"model.{name}"])
         load_optimizer_tensors(self.optimizers, progress.tensors)
-        _forget_after(self.config.out / "metrics.jsonl", progress.step)
-        print(f"Going on at step {progress.step} of {self.config.steps}.", file=sys.stderr)
         return progress.step, progress.seconds
 
     @property
     def _folder(self) -> Path:
         return self.config.out / "checkpoint"
+
+
+class _Losses(nn.Module):
+    """A step's losses as a module: what torch's engines for several processes take."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.trained = stage.module
+
+    def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
+        return self.stage.losses(batch, step)
 
 
 class _Steps(Dataset[Any]):
@@ -188,23 +264,6 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-class _Clock:
-    """Seconds of training, those before a kill included."""
-
-    def __init__(self, before: float) -> None:
-        self.start = self.mark = time.monotonic()
-        self.before = before
-
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.start
-
-    def lap(self, done: int) -> float:
-        """How many a second since the last lap."""
-        rate = done / max(1e-9, time.monotonic() - self.mark)
-        self.mark = time.monotonic()
-        return rate
-
-
 def moved(batch: Any, device: torch.device) -> Any:
     """The batch with its tensors on a device."""
     if isinstance(batch, tuple):
@@ -215,7 +274,10 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Raises Fwd2BotError where another process trains into the folder; the system frees the lock of a dead one."""
+    """Raises Fwd2BotError where another run trains into the folder; the system frees the lock of a dead one."""
+    if not distributed.leads():
+        yield
+        return
     with (folder / "train.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,31 +286,3 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"Another process is training into {folder}; wait for it or choose another `out`."
             ) from error
         yield
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that are done again, and one that was cut off."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    _replace(metrics, "".join(kept))
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _log(config: TrainConfig, figures: dict[str, Any]) -> None:
-    line = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
-    with (config.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    words = " ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
-    print(f"step {line['step']}/{config.steps} {words}", file=sys.stderr, flush=True)

@@ -32,6 +32,17 @@ def build_optimizers(config: TrainConfig, named: Mapping[str, nn.Parameter]) -> 
     return built
 
 
+def begin_state(optimizers: list[torch.optim.Optimizer]) -> None:
+    """Make room for the state of every parameter, as a first step would, and leave the weights as they are."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def rate_at(step: int, config: TrainConfig) -> float:
     """Share of the full learning rate at a step: linear rise, flat, linear fall to zero."""
     done = step / config.steps

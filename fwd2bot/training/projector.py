@@ -18,6 +18,8 @@ from fwd2bot.compressors.base import Compressor, CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.patches import FIRST_THING, patch_token_ids, patch_words
+from fwd2bot.losses import full_precision
+from fwd2bot.training import distributed
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, scene_pixels
@@ -67,9 +69,9 @@ class ProjectorStage(Stage):
         Backgrounds count a fifth.
         """
         pixels, said = batch
-        projected = self.compressor.compress(pixels).float()  # (B, V, D)
+        projected = full_precision(self.compressor.compress(pixels))  # (B, V, D)
         weight = torch.where(said[..., 0] < FIRST_THING, 0.2, 1.0)
-        weight = weight / weight.sum()
+        weight = weight / weight.sum() * distributed.share(weight.sum())
         wanted = torch.stack([words[one] for words, one in self._columns(said)]).sum(0)
         distance = (projected - wanted).square().mean(-1) / self.words[0].var()
         scores = [(self._scores(projected, words), one) for words, one in self._columns(said)]
@@ -82,7 +84,8 @@ class ProjectorStage(Stage):
 
     def _scores(self, projected: Tensor, words: Tensor) -> Tensor:
         """Logits of each word for each patch, by cosine: (..., D) -> (..., words)."""
-        return F.normalize(projected, dim=-1) @ F.normalize(words, dim=-1, eps=1e-3).T / 0.05
+        words = F.normalize(words.to(projected.dtype), dim=-1, eps=1e-3)
+        return F.normalize(projected, dim=-1) @ words.T / 0.05
 
     def evaluate(self) -> dict[str, float]:
         """Share of patches on things whose nearest name, size and place (by cosine) are right."""

@@ -1,7 +1,7 @@
 """What the loop asks of a stage of training, and what all stages share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.data.world import Scene, render
+from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,7 +27,17 @@ class Stage(ABC):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = distributed.device()
+
+    @property
+    def varied(self) -> bool:
+        """In some steps the losses depend on a part of what is trained only; CLIP's last layer is never read."""
+        return "vision" in self.config.train_parts
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The parts of the model that several processes, where it is spread over them, gather one at a time."""
+        return []
 
     @property
     @abstractmethod
@@ -45,6 +56,18 @@ class Stage(ABC):
     def evaluate(self) -> dict[str, float]:
         """Figures on a few validation scenes."""
 
+    def answer_samples(self) -> list[dict[str, str]]:
+        """Some validation questions with the answers that the model gives now and the true ones, where it answers."""
+        return []
+
+    def rows(self, batch: Any) -> int:
+        """How many scenes, or pairs, a step on such batches is about, over all processes."""
+        return self.config.batch_size
+
+    def flops(self, batch: Any) -> float | None:
+        """FLOPs of the model's products in a step on such batches, over all processes; None: they are not known."""
+        return None
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what the next stage, or the user, loads."""
@@ -57,8 +80,8 @@ class Stage(ABC):
         """Numbers of the validation scenes, in whole batches."""
         return validation_indices(self.config)
 
-    def indices(self, step: int) -> range:
-        """Numbers of the scenes of a step."""
+    def indices(self, step: int) -> Sequence[int]:
+        """Numbers of the scenes of a step: this process's part."""
         return step_indices(self.config, step)
 
 
@@ -68,10 +91,10 @@ def validation_indices(config: TrainConfig) -> Iterator[range]:
         yield range(first, first + config.batch_size)
 
 
-def step_indices(config: TrainConfig, step: int) -> range:
-    """Numbers of the scenes of a step: those of another step or seed are others."""
+def step_indices(config: TrainConfig, step: int) -> Sequence[int]:
+    """Numbers of the scenes of a step that are this process's: those of another step or seed are others."""
     first = config.seed * 10_000_000 + step * config.batch_size
-    return range(first, first + config.batch_size)
+    return distributed.part(range(first, first + config.batch_size))
 
 
 def kept_tokenizer(folder: Path, vocabulary: int, scenes: int) -> Any:

@@ -19,7 +19,8 @@ from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.patches import FIRST_LETTER, FIRST_THING, SHOWN, SIZES, patch_words
 from fwd2bot.data.world.scene import PLACES
 from fwd2bot.errors import InputError
-from fwd2bot.losses import contrastive_loss
+from fwd2bot.losses import contrastive_loss, full_precision
+from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import CLIP_MEAN, CLIP_STD, Stage, kept_tokenizer, pad_to, scene_pixels
 
@@ -73,6 +74,7 @@ class TowerStage(Stage):
         self.image, self.grid = sizes["image"], sizes["image"] // sizes["patch"]
         clip: Any = CLIPModel(small_clip(len(self.tokenizer), **sizes))
         clip.set_attn_implementation(attention.register())
+        clip.logit_scale.requires_grad_(False)  # the temperature is fixed
         self.tower = _Tower(clip, sizes["width"])
         self.temperature = float(config.data["temperature"])
         self.text_length = int(config.data["text_length"])
@@ -89,8 +91,7 @@ class TowerStage(Stage):
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """pixels (B, 3, H, W), words of each patch (B, V, 3), caption ids (B, T)."""
         scenes = [make_scene("train", index) for index in self.indices(step)]
-        rng = random.Random(step)
-        return self._tensors(scenes, [rng.choice(captions(scene)) for scene in scenes])
+        return self._tensors(scenes, [random.Random(scene.seed + 3).choice(captions(scene)) for scene in scenes])
 
     def _tensors(self, scenes: list[Scene], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         rows = [[1, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
@@ -112,12 +113,14 @@ class TowerStage(Stage):
         dense, images, texts = self._forward(pixels, ids)
         weights = torch.where(said[..., 0] < FIRST_THING, 0.2, 1.0).flatten()
         words = [
-            F.cross_entropy(logits.float().flatten(0, 1), word.flatten(), reduction="none")
+            F.cross_entropy(full_precision(logits).flatten(0, 1), word.flatten(), reduction="none")
             for logits, word in zip(dense.split(_WORDS, dim=-1), said.unbind(-1), strict=True)
         ]
+        patches = (torch.stack(words).sum(0) * weights).sum() / weights.sum()
+        images, texts = distributed.gathered(images), distributed.gathered(texts)
         return {
-            "patches": (torch.stack(words).sum(0) * weights).sum() / weights.sum(),
-            "contrastive": 0.5 * contrastive_loss(images.float(), texts.float(), self.temperature),
+            "patches": patches * distributed.share(weights.sum()),
+            "contrastive": 0.5 * contrastive_loss(images, texts, self.temperature),
         }
 
     def evaluate(self) -> dict[str, float]:

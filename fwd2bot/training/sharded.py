@@ -1,0 +1,112 @@
+"""Checkpoints of a run whose weights and optimizer state are spread over processes (FSDP2): one file a process.
+
+In torch's distributed format (DCP), so another number of processes can go on from them. Written to one side, forced to
+the disk and renamed; checksums stand beside them, and the one before is kept.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from fwd2bot.errors import Fwd2BotError
+from fwd2bot.training import distributed
+
+LAST, PREVIOUS, NEW, TOLD = "last", "previous", "new", "told.json"
+
+
+def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tensor]) -> None:
+    """Make this the newest checkpoint; every process calls it. Raises Fwd2BotError where it cannot be written."""
+    new, last = folder / NEW, folder / LAST
+    if distributed.leads():
+        shutil.rmtree(new, ignore_errors=True)
+    distributed.wait()
+    reason = None
+    try:
+        save(dict(tensors), checkpoint_id=new)
+        sums = {path.name: _checksum(path) for path in sorted(new.glob(f"__{distributed.rank()}_*"))}
+    except Exception as error:  # torch wraps those of all processes into one that is no OSError
+        reason, sums = " ".join(str(error).split())[:200], {}
+    everyone = _told_to_all((reason, sums))
+    if failed := [said for said, _ in everyone if said]:
+        raise Fwd2BotError(f"The checkpoint {last} cannot be written ({failed[0]}); make room and run again.")
+    if distributed.leads():
+        whole = {name: digest for _, part in everyone for name, digest in part.items()}
+        told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": _checksum(new / ".metadata")}}
+        (new / TOLD).write_text(json.dumps(told))
+        for path in new.iterdir():
+            _to_disk(path)
+        shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
+        if last.exists():
+            last.rename(folder / PREVIOUS)
+        new.rename(last)
+        _to_disk(folder)
+    distributed.wait()
+
+
+def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] | None:
+    """Fill the tensors in place from the newest whole checkpoint; gives its step and seconds. None: there is none.
+
+    Every process calls it. Raises Fwd2BotError where all are damaged, or they are another model's.
+    """
+    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    reasons: list[str] = []
+    for path in found:
+        damaged = [said for said in _told_to_all(_damage(path)) if said]
+        if damaged:
+            reasons.append(f"{path} is damaged ({damaged[0]})")
+            continue
+        if reasons and distributed.leads():
+            print(f"fwd2bot: {reasons[0]}; going on from the checkpoint before it.", file=sys.stderr)
+        kept = FileSystemReader(path).read_metadata().state_dict_metadata
+        shapes = {name: getattr(one, "size", None) for name, one in kept.items()}
+        if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
+        load(tensors, checkpoint_id=path)
+        told = json.loads((path / TOLD).read_text())
+        return int(told["step"]), float(told["seconds"])
+    if not found:
+        return None
+    raise Fwd2BotError(f"The checkpoint {' and '.join(reasons)}; remove {folder} to start anew.")
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with this process's share of the files, if anything is."""
+    try:
+        files: dict[str, str] = json.loads((path / TOLD).read_text())["files"]
+        for name in sorted(files)[distributed.rank() :: distributed.count()]:
+            if _checksum(path / name) != files[name]:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return " ".join(str(error).split())[:100]
+    return None
+
+
+def _told_to_all(said: Any) -> list[Any]:
+    """What each process says, by rank."""
+    everyone: list[Any] = [said] * distributed.count()
+    if distributed.count() > 1:
+        dist.all_gather_object(everyone, said)
+    return everyone
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
