@@ -1,9 +1,7 @@
-"""Runs of several processes: `main` is what each does; `outcomes` starts them and gives what the first wrote.
-
-python tests/ranks.py JOBS.json      # with RANK, WORLD_SIZE and STORE in the environment
-"""
+"""Runs of several processes: `outcomes` starts them, all forked from one, and gives what the first of each wrote."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,18 +21,32 @@ STEPS = 20
 
 
 def main(path: Path) -> None:
-    """Every job: losses and gradients of each step, and the weights at the end, in double precision."""
+    """One group of processes after the other: its jobs' losses, gradients and weights, in double precision."""
     torch.set_num_threads(1)
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.FileStore(os.environ["STORE"], size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    jobs = json.loads(path.read_text())
+    for number, (size, jobs) in enumerate(json.loads(path.read_text())):
+        store = str(path.parent / f"store-{number}")
+        ranks = [
+            multiprocessing.get_context("fork").Process(target=work, args=(rank, size, store, jobs))
+            for rank in range(size)
+        ]
+        for one in ranks:
+            one.start()
+        for one in ranks:
+            one.join()
+        if any(one.exitcode for one in ranks):
+            raise SystemExit(1)
+
+
+def work(rank: int, size: int, store: str, jobs: dict[str, dict[str, Any]]) -> None:
+    """What one process of a group does."""
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size)})
+    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
     for name, job in jobs.items():
         out = Path(job["out"])
         out.mkdir(exist_ok=True)
         found = trained(config(job["what"], out, Path(job["base"]), steps=STEPS, **job["settings"]), job["until"])
         if rank == 0:
-            save_file(found, path.parent / f"{name}.safetensors")
+            save_file(found, Path(store).parent / f"{name}.safetensors")
     dist.destroy_process_group()
 
 
@@ -66,19 +78,12 @@ def job(what: str, base: Path, out: Path, *, until: int = STEPS, **settings: Any
     return {"what": what, "base": str(base), "out": str(out), "until": until, "settings": settings}
 
 
-def outcomes(folder: Path, size: int, jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, torch.Tensor]]:
-    """What the jobs gave, worked off by `size` processes."""
-    folder.mkdir()
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    shared = {"PYTHONPATH": os.pathsep.join(sys.path), "WORLD_SIZE": str(size), "STORE": str(folder / "store")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder / "jobs.json")], env={**os.environ, **shared, "RANK": str(rank)}
-        )
-        for rank in range(size)
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0] * size
-    return {name: load_file(folder / f"{name}.safetensors") for name in jobs}
+def outcomes(folder: Path, groups: list[tuple[int, dict[str, dict[str, Any]]]]) -> dict[str, dict[str, torch.Tensor]]:
+    """What all jobs gave, by name; each group is a number of processes with its jobs, one group after the other."""
+    (folder / "groups.json").write_text(json.dumps(groups))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, __file__, str(folder / "groups.json")], env=environment, check=True, timeout=300)
+    return {name: load_file(folder / f"{name}.safetensors") for _, jobs in groups for name in jobs}
 
 
 if __name__ == "__main__":

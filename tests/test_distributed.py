@@ -18,79 +18,67 @@ from fwd2bot.training import distributed, run
 from fwd2bot.training.loop import build_stage
 
 __all__ = ["files"]
-pytestmark = pytest.mark.xdist_group("distributed")  # `found` is made once
 STAGES = ("tower", "language", "projector", "identity", "fwd2bot")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # the weights of their patches are summed in float32
 TOLERANCES = {name: CLOSE if name in ("tower", "projector") else EXACT for name in (*STAGES, "files")}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, files: Path) -> dict[str, Any]:
-    """What each job gave, alone and with several processes: every kind of batch is in `files`."""
-    folder = tmp_path_factory.mktemp("ranks")
+def test_several_processes_train_as_one(tmp_path: Path, tiny_base: Path, files: Path) -> None:
+    """One test, for it takes long to start them: all stages alone and with two, every kind of batch with four, too."""
     of_files = {"data": {"sources": sources(files), "length": 96}, "contrastive_batch": 12}
 
-    def gave(where: str, size: int, jobs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        made = {
-            name: job(more.pop("what", name), tiny_base, folder / more.pop("out", f"{where}-{name}"),
-                      **{"batch_size": 4, "optimizer": "adamw", **more})
-            for name, more in jobs.items()
-        }  # fmt: skip
-        return {f"{name} {where}": one for name, one in outcomes(folder / where, size, made).items()}
+    def one(what: str, where: str, **more: Any) -> dict[str, Any]:
+        return job(what, tiny_base, tmp_path / where, batch_size=4, optimizer="adamw", **more)
 
-    jobs: dict[str, Any] = {name: {} for name in STAGES}
-    spread = {"what": "fwd2bot", "sharded": True}
-    alone = gave("alone", 1, {**jobs, "files": {"what": "fwd2bot", **of_files}})
-    two = gave(
-        "two", 2,
-        {
-            **{name: {} for name in STAGES}, "files": {"what": "fwd2bot", **of_files},
-            "sharded": {**spread, **of_files}, "begun": {**spread, "out": "moved", "until": 8},
-        },
-    )  # fmt: skip
-    four = gave("four", 4, {"files": {"what": "fwd2bot", **of_files}, "ended": {**spread, "out": "moved"}})
-    return alone | two | four
+    def every(where: str) -> dict[str, Any]:
+        jobs = {f"{name} {where}": one(name, f"{name} {where}") for name in STAGES}
+        return {**jobs, f"files {where}": one("fwd2bot", f"files {where}", **of_files)}
+
+    spread = {
+        "files spread over two": one("fwd2bot", "spread", sharded=True, **of_files),
+        "fwd2bot begun by two": one("fwd2bot", "moved", sharded=True, until=8),
+    }
+    four = {
+        "files four": one("fwd2bot", "files four", **of_files),
+        "fwd2bot ended by four": one("fwd2bot", "moved", sharded=True),
+    }
+    found = outcomes(tmp_path, [(1, every("alone")), (2, {**every("two"), **spread}), (4, four)])
+    assert kinds_of_batches(found["files two"]) == {
+        (True, True, True),  # both losses
+        (True, False, True),  # a conversation
+        (True, False, False),  # text alone: no pass 1
+        (False, True, True),  # pairs
+    }
+    for name in (*STAGES, "files"):
+        assert found[f"{name} two"].keys() == found[f"{name} alone"].keys()
+        assert_same(f"{name} two", found[f"{name} two"], found[f"{name} alone"], TOLERANCES[name])
+    for name in ("files four", "files spread over two"):
+        assert_same(name, found[name], found["files alone"], EXACT)
+    begun, ended = found["fwd2bot begun by two"], found["fwd2bot ended by four"]
+    assert {int(key.split(".")[1]) for key in ended if key.startswith("loss")} == set(range(8, STEPS))
+    assert_same("moved from two to four", {**begun, **ended}, found["fwd2bot alone"], EXACT)
 
 
-def assert_same(together: dict[str, torch.Tensor], alone: dict[str, torch.Tensor], tolerance: dict[str, float]) -> None:
+def assert_same(
+    what: str, together: dict[str, torch.Tensor], alone: dict[str, torch.Tensor], tolerance: dict[str, float]
+) -> None:
     for key, expected in alone.items():
-        torch.testing.assert_close(together[key], expected, **tolerance, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            together[key], expected, **tolerance, msg=lambda text, key=key: f"{what}, {key}: {text}"
+        )
 
 
-@pytest.mark.parametrize("name", [*STAGES, "files"])
-def test_two_processes_train_as_one(found: dict[str, Any], name: str) -> None:
-    assert found[f"{name} two"].keys() == found[f"{name} alone"].keys()
-    assert_same(found[f"{name} two"], found[f"{name} alone"], TOLERANCES[name])
-
-
-def test_four_processes_train_as_one(found: dict[str, Any]) -> None:
-    assert_same(found["files four"], found["files alone"], EXACT)
-
-
-def test_a_model_spread_over_processes_trains_as_one(found: dict[str, Any]) -> None:
-    assert_same(found["sharded two"], found["files alone"], EXACT)
-
-
-def test_a_spread_checkpoint_goes_on_with_another_number_of_processes(found: dict[str, Any]) -> None:
-    begun, ended, alone = found["begun two"], found["ended four"], found["fwd2bot alone"]
-    steps = {int(key.split(".")[1]) for key in ended if key.startswith("loss")}
-    assert steps == set(range(8, STEPS))
-    assert_same({**begun, **ended}, alone, EXACT)
-
-
-def test_every_kind_of_batch_was_among_them(found: dict[str, Any]) -> None:
-    keys = found["files two"].keys()
+def kinds_of_batches(found: dict[str, torch.Tensor]) -> set[tuple[bool, bool, bool]]:
+    """Of each step whether it had L_AR, L_disc, and a gradient of pass 1."""
 
     def trained(step: int, adapter: str) -> bool:
-        return any(key.startswith(f"gradient.{step}.") and f"lora.{adapter}" in key for key in keys)
+        return any(key.startswith(f"gradient.{step}.") and f"lora.{adapter}" in key for key in found)
 
-    kinds = {
-        (f"loss.{step}.autoregressive" in keys, f"loss.{step}.contrastive" in keys, trained(step, "compress"))
+    return {
+        (f"loss.{step}.autoregressive" in found, f"loss.{step}.contrastive" in found, trained(step, "compress"))
         for step in range(STEPS)
     }
-    # Both losses; a conversation; text alone, which has no pass 1; pairs.
-    assert kinds == {(True, True, True), (True, False, True), (True, False, False), (False, True, True)}
 
 
 def torchrun(program: list[str]) -> "subprocess.CompletedProcess[str]":

@@ -360,7 +360,7 @@ def test(env: Environment, arguments: list[str]) -> int:
         "ruff check": ["ruff", "check", "--quiet"],
         "ruff format --check": ["ruff", "format", "--check", "--quiet"],
         "mypy": ["mypy", "--no-error-summary"],
-        "pytest": ["pytest", "-n", str(workers), "--dist", "loadgroup", *arguments],
+        "pytest": ["pytest", "-n", str(workers), *arguments],
     }
     codes = {}
     for name, command in checks.items():
