@@ -37,11 +37,11 @@ def save_progress(folder: Path, progress: Progress) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, new, metadata=told)
-        _to_disk(new)
+        to_disk(new)
         if last.exists():
             last.replace(folder / PREVIOUS)
         new.replace(last)
-        _to_disk(folder)
+        to_disk(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Fwd2BotError(f"The checkpoint {last} cannot be written ({reason}); make room and run again.") from error
@@ -88,7 +88,7 @@ def _read(path: Path) -> Progress:
     return Progress(step=int(told["step"]), seconds=float(told["seconds"]), tensors=tensors)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -100,31 +100,27 @@ class CompressorStage(Stage):
         losses: dict[str, Tensor] = {}
         images: Tensor | None
         if batch.answers is None:
-            images = self._embedded(self._compressed, batch.pixels, count)
+            images = self._embedded(self.compressor.compress, batch.pixels, count)
         else:
-            tokens = None if batch.pixels is None else self._compressed(batch.pixels, count)
+            tokens = None if batch.pixels is None else self._cut(self.compressor.compress, batch.pixels, count)
             if weight := self.config.losses.get("autoregressive", 0.0):
                 share = distributed.share((batch.answers.labels[:, 1:] != IGNORED).sum())
                 losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
             images = None if tokens is None else self.compressor.embed_rows(tokens)
         if self.disc and batch.captions:
-            texts = self._embedded(self._compressed_texts, batch.captions, count)
+            texts = self._embedded(self.compressor.compress_text, batch.captions, count)
             assert images is not None, "captions are of pictures"
             temperature = self.compressor.config.temperature
             images, texts = distributed.gathered(images), distributed.gathered(texts)
             losses["contrastive"] = self.disc * contrastive_loss(images, texts, temperature)
         return losses
 
-    def _compressed(self, pixels: Tensor, count: int | None) -> Tensor:
-        """Tokens that can be cut are all made, the first few used: one shape of pass 1."""
+    def _cut(self, compress: Callable[..., Tensor], rows: Any, count: int | None) -> Tensor:
+        """Tokens of pictures or texts. Those that can be cut are all made, the first few used: one shape of pass 1."""
         made = None if self.compressor.cuttable else count
-        return self.compressor.compress(pixels, num_tokens=made)[:, :count]
+        return compress(rows, num_tokens=made)[:, :count]
 
-    def _compressed_texts(self, texts: Sequence[str], count: int | None) -> Tensor:
-        made = None if self.compressor.cuttable else count
-        return self.compressor.compress_text(texts, num_tokens=made)[:, :count]
-
-    def _embedded(self, compress: Callable[[Any, int | None], Tensor], rows: Any, count: int | None) -> Tensor:
+    def _embedded(self, compress: Callable[..., Tensor], rows: Any, count: int | None) -> Tensor:
         """Mean tokens (B, D) of pictures or texts.
 
         More than this process's part of `batch_size` are done in pieces of it. Of each only the output is kept, and
@@ -134,7 +130,7 @@ class CompressorStage(Stage):
         size = self.config.batch_size // distributed.count()
 
         def embed(piece: Any) -> Tensor:
-            return self.compressor.embed_rows(compress(piece, count))
+            return self.compressor.embed_rows(self._cut(compress, piece, count))
 
         if len(rows) <= size:
             return embed(rows)

@@ -88,7 +88,7 @@ def train(stage: Stage, config: TrainConfig) -> Path:
         last = step == config.steps
         watch.step(step, losses, stage.rows(batch), stage.flops(batch))
         if step % config.evaluate_every == 0 or last:
-            watch.figures(step, job.figures(), job.samples())
+            watch.figures(step, *job.held_out())
         if step % config.checkpoint_every == 0 or last:
             job.save(step, watch.seconds())
             watch.resumed()
@@ -144,22 +144,17 @@ class Job:
             optimizer.zero_grad(set_to_none=True)
         return figures
 
-    def figures(self) -> dict[str, float]:
-        """On validation scenes."""
+    def held_out(self) -> tuple[dict[str, float], list[dict[str, str]]]:
+        """Figures on validation scenes, and answers as they are now.
+
+        No answers where the model is spread: its processes could differ about an answer's end.
+        """
         self.stage.module.eval()
         with torch.no_grad(), distributed.gathered_outside(self.losses):
             figures = self.stage.evaluate()
+            samples = [] if self.config.sharded else self.stage.answer_samples()
         self.stage.module.train()
-        return {f"val/{name}": value for name, value in figures.items()}
-
-    def samples(self) -> list[dict[str, str]]:
-        """Answers as they are now; none where the model is spread: its processes could differ about an answer's end."""
-        if self.config.sharded:
-            return []
-        self.stage.module.eval()
-        samples = self.stage.answer_samples()
-        self.stage.module.train()
-        return samples
+        return {f"val/{name}": value for name, value in figures.items()}, samples
 
     def save(self, step: int, seconds: float) -> None:
         """A checkpoint. Raises Fwd2BotError where it cannot be written."""

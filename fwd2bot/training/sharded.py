@@ -6,7 +6,6 @@ the disk and renamed; checksums stand beside them, and the one before is kept.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import distributed
+from fwd2bot.training.checkpoints import to_disk
 
 LAST, PREVIOUS, NEW, TOLD = "last", "previous", "new", "told.json"
 
@@ -44,12 +44,12 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
         told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": _checksum(new / ".metadata")}}
         (new / TOLD).write_text(json.dumps(told))
         for path in new.iterdir():
-            _to_disk(path)
+            to_disk(path)
         shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
         if last.exists():
             last.rename(folder / PREVIOUS)
         new.rename(last)
-        _to_disk(folder)
+        to_disk(folder)
     distributed.wait()
 
 
@@ -102,11 +102,3 @@ def _told_to_all(said: Any) -> list[Any]:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
