@@ -59,9 +59,9 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
-    def product(self) -> Tensor:
-        """What the adapter adds to the weight: (out, in)."""
-        return self.up @ self.down * self.scale
+    def product(self, dtype: torch.dtype | None = None) -> Tensor:
+        """What the adapter adds to the weight: (out, in), computed in its own type or another."""
+        return self.up.to(dtype) @ self.down.to(dtype) * self.scale
 
     def forward(self, inputs: Tensor) -> Tensor:
         low = F.linear(inputs, self.down.to(inputs.dtype)) * self.scale

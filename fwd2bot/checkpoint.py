@@ -25,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fwd2bot import adapters, hub
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError, ModelError
 from fwd2bot.llava import Llava
 

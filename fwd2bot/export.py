@@ -65,8 +65,7 @@ def merge(root: nn.Module, stage: str) -> bool:
     """Adds the adapter of a stage to the weights for good; false where there is none. Computed in float32."""
     layers = [module for module in root.modules() if isinstance(module, StageLinear) and stage in module.routes]
     for layer in layers:
-        low_rank = layer.low_ranks()[layer.routes[stage]]
-        change = low_rank.up.float() @ low_rank.down.float() * low_rank.scale
+        change = layer.low_ranks()[layer.routes[stage]].product(torch.float32)
         layer.weight.copy_(layer.weight.float() + change)
     return bool(layers)
 

@@ -7,8 +7,9 @@ from tiny import tiny_compressor, tiny_llava, tiny_pixels
 from fwd2bot.adapters import StageLinear
 from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.compressors import base
-from fwd2bot.compressors.base import AnswerBatch, CompressorConfig
+from fwd2bot.compressors.base import AnswerBatch
 from fwd2bot.compressors.catalogue import CATALOGUE, make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import TEMPLATES, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.losses import autoregressive_loss
@@ -107,7 +108,7 @@ class TestContract:
 
 def test_the_catalogue_is_the_files():
     files = {path.stem for path in Path(base.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base", "catalogue"} == set(CATALOGUE)
+    assert files - {"__init__", "base", "catalogue", "config"} == set(CATALOGUE)
     for name, place in CATALOGUE.items():
         assert place.split(":")[0] == f"fwd2bot.compressors.{name}"
 

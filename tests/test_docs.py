@@ -18,8 +18,9 @@ import yaml
 from PIL import Image
 
 from fwd2bot.cli.parser import make_parser
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import CATALOGUE
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, bundled_names
 from fwd2bot.store import Store

@@ -15,8 +15,8 @@ from world_reader import answer
 
 import fwd2bot
 from fwd2bot.checkpoint import load_model, save_model
-from fwd2bot.compressors.base import CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import KINDS, Scene, captions, make_scene
 from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names

@@ -11,8 +11,8 @@ import torch
 from tiny_runs import COMPRESSOR
 
 from fwd2bot.checkpoint import load_model, save_model
-from fwd2bot.compressors.base import CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks/speed.py"
 

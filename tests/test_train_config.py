@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import MODEL, settings, written
 
 from fwd2bot.cli import main
-from fwd2bot.compressors.base import CompressorConfig
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.training import run
 from fwd2bot.training.config import SETTINGS, TrainConfig

@@ -11,8 +11,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.llava import Llava
 
 TEXT = ["a fox on a red background", "what is at the top left ?", "how many stars are there ?", "ASSISTANT: USER:"]

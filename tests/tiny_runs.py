@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from fwd2bot.checkpoint import save_model
-from fwd2bot.compressors.base import CompressorConfig
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.loop import build_stage

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from sections import write_section
 
-from fwd2bot.compressors.base import CompressorConfig
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 

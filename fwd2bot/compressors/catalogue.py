@@ -1,10 +1,14 @@
 """The compressors by name, a line a method. A class is imported when it is asked for."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
-from fwd2bot.llava import Llava
+
+if TYPE_CHECKING:
+    from fwd2bot.compressors.base import Compressor
+    from fwd2bot.llava import Llava
 
 CATALOGUE = {
     "fwd2bot": "fwd2bot.compressors.fwd2bot:Fwd2BotCompressor",
@@ -14,11 +18,15 @@ CATALOGUE = {
 }
 
 
-def make_compressor(llava: Llava, config: CompressorConfig) -> Compressor:
+def make_compressor(llava: "Llava", config: CompressorConfig) -> "Compressor":
     """Puts the method that `config.compressor` names on a backbone. Raises InputError for an unknown name."""
-    if config.compressor not in CATALOGUE:
-        names = ", ".join(CATALOGUE)
-        raise InputError(f"There is no compressor {config.compressor!r}; the compressors are {names}.")
-    module, _, name = CATALOGUE[config.compressor].partition(":")
+    module, _, name = place_of(config.compressor).partition(":")
     compressor: Compressor = getattr(import_module(module), name)(llava, config)
     return compressor
+
+
+def place_of(compressor: str) -> str:
+    """Where a method's class is, "module:name". Raises InputError for an unknown name."""
+    if compressor not in CATALOGUE:
+        raise InputError(f"There is no compressor {compressor!r}; the compressors are {', '.join(CATALOGUE)}.")
+    return CATALOGUE[compressor]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fwd2bot.adapters import COMPRESS, GENERATE
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fwd2bot import adapters
 from fwd2bot.adapters import COMPRESS, GENERATE
-from fwd2bot.compressors.base import CompressorConfig
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.compressors.fwd2bot import Fwd2BotCompressor
 from fwd2bot.llava import VISION_LAYERS, Llava
 

@@ -5,10 +5,11 @@ The one before is kept. Killed at any moment, or with the newest damaged, a run 
 
 import hashlib
 import os
-import sys
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fwd2bot.errors import Fwd2BotError
+from fwd2bot.training.distributed import tell
 
+Found = TypeVar("Found")
 LAST, PREVIOUS, NEW = "last.safetensors", "previous.safetensors", "new.safetensors"
 
 
@@ -38,13 +41,9 @@ def save_progress(folder: Path, progress: Progress) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, new, metadata=told)
         to_disk(new)
-        if last.exists():
-            last.replace(folder / PREVIOUS)
-        new.replace(last)
-        to_disk(folder)
+        make_newest(new, last, folder / PREVIOUS)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise Fwd2BotError(f"The checkpoint {last} cannot be written ({reason}); make room and run again.") from error
+        raise unwritable(last, getattr(error, "strerror", None) or error) from error
 
 
 def load_progress(folder: Path) -> Progress | None:
@@ -52,20 +51,46 @@ def load_progress(folder: Path) -> Progress | None:
 
     Raises Fwd2BotError where there are checkpoints, and all are damaged.
     """
-    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
-    reasons = []
-    for path in found:
+    return newest_whole(folder, (folder / LAST, folder / PREVIOUS), _read)
+
+
+class DamagedError(Exception):
+    """A checkpoint is not as it was written; says how."""
+
+
+def newest_whole(folder: Path, paths: Sequence[Path], read: Callable[[Path], Found]) -> Found | None:
+    """What `read` makes of the first path for which it raises no DamagedError; None: there is none.
+
+    Tells of the damage; raises Fwd2BotError where all are damaged.
+    """
+    reasons: list[str] = []
+    for path in filter(Path.exists, paths):
         try:
-            progress = _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            found = read(path)
+        except DamagedError as error:
             reasons.append(f"{path} is damaged ({' '.join(str(error).split())[:100]})")
             continue
         if reasons:
-            print(f"fwd2bot: {reasons[0]}; going on from the checkpoint before it.", file=sys.stderr)
-        return progress
-    if not found:
+            tell(f"fwd2bot: {reasons[0]}; going on from the checkpoint before it.")
+        return found
+    if not reasons:
         return None
     raise Fwd2BotError(f"The checkpoint {' and '.join(reasons)}; remove {folder} to start anew.")
+
+
+def make_newest(new: Path, last: Path, previous: Path) -> None:
+    """Rename what was written to one side (a file or a folder), and keep the last one as the one before."""
+    if previous.is_dir():
+        shutil.rmtree(previous)
+    if last.exists():
+        last.replace(previous)
+    new.replace(last)
+    to_disk(last.parent)
+
+
+def unwritable(path: Path, reason: object) -> Fwd2BotError:
+    """What is said where a checkpoint cannot be written."""
+    return Fwd2BotError(f"The checkpoint {path} cannot be written ({reason}); make room and run again.")
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -79,13 +104,16 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Progress:
-    with safe_open(path, "pt") as file:
-        told: dict[str, str] = file.metadata() or {}
-        names: list[str] = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-    if "checksum" in told and told["checksum"] != checksum(tensors):
-        raise ValueError("its content has changed since it was written")
-    return Progress(step=int(told["step"]), seconds=float(told["seconds"]), tensors=tensors)
+    try:
+        with safe_open(path, "pt") as file:
+            told: dict[str, str] = file.metadata() or {}
+            names: list[str] = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+        if "checksum" in told and told["checksum"] != checksum(tensors):
+            raise DamagedError("its content has changed since it was written")
+        return Progress(step=int(told["step"]), seconds=float(told["seconds"]), tensors=tensors)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedError(str(error)) from error
 
 
 def to_disk(path: Path) -> None:

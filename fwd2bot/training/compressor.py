@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from fwd2bot.checkpoint import base_folder, find_on_hub, save_model
-from fwd2bot.compressors.base import AnswerBatch, Compressor, CompressorConfig
+from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
@@ -37,7 +38,7 @@ from fwd2bot.training.language import answers_right
 from fwd2bot.training.shapes import read_base
 from fwd2bot.training.stage import Stage, accuracy
 from fwd2bot.training.tower import image_processor
-from fwd2bot.training.workload import Work, read_method
+from fwd2bot.training.workload import Work
 
 SAMPLES = 8
 """Questions that are answered each time figures are taken."""
@@ -144,7 +145,7 @@ class CompressorStage(Stage):
         if self._work is None:
             return None
         name = "pairs" if batch.answers is None else "text" if batch.pixels is None else "both"
-        loads = {load.name: load for load in self._work.loads()}
+        loads = {load.name: load for load in self._work.loads}
         load = loads[name] if batch.captions or name != "both" else loads.get("conversations", loads["both"])
         text, labels = 1, 0
         if batch.answers is not None:
@@ -248,7 +249,7 @@ def _first_turn(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]
 def _work(config: TrainConfig) -> Work | None:
     """The products of a step, where the shapes of the base and the method are known."""
     try:
-        return Work(config, read_method(config.compressor), read_base(config.init))
+        return Work(config, read_base(config.init))
     except InputError:
         return None
 

@@ -5,20 +5,20 @@ and gradients are means over the processes. Alone, every function here is the id
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.training.config import TrainConfig
+
+if TYPE_CHECKING:  # torch takes a second to import these; few runs need them
+    from torch.distributed.fsdp import FSDPModule
 
 Row = TypeVar("Row")
 
@@ -53,7 +53,15 @@ def leads() -> bool:
 
 def device() -> torch.device:
     """This process's own GPU, or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else _CPU
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def tell(words: str) -> None:
+    """To the user, once for all processes."""
+    if leads():
+        print(words, file=sys.stderr, flush=True)
 
 
 def wait() -> None:
@@ -130,13 +138,15 @@ def means(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, (stacked / count()).tolist(), strict=True))
 
 
-def shard(module: nn.Module, layers: Sequence[nn.Module], *, autocast: bool) -> FSDPModule:
+def shard(module: nn.Module, layers: Sequence[nn.Module], *, autocast: bool) -> "FSDPModule":
     """Spread weights, gradients and optimizer state over the processes (FSDP2); `layers` are gathered one at a time.
 
     With autocast, weights travel and products are taken in bfloat16, gradients are summed in float32.
     """
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = init_device_mesh(kind, (count(),))
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(device().type, (count(),))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if autocast else MixedPrecisionPolicy()
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -145,18 +155,21 @@ def shard(module: nn.Module, layers: Sequence[nn.Module], *, autocast: bool) -> 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of what may be spread over processes; every process calls it."""
+    from torch.distributed.tensor import DTensor
+
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
 def gathered_outside(module: nn.Module) -> Iterator[None]:
     """Within the block, parts of a sharded module can be called without the module itself."""
-    if not isinstance(module, FSDPModule):
+    if not hasattr(module, "unshard"):
         yield
         return
-    module.unshard()
+    sharded = cast("FSDPModule", module)
+    sharded.unshard()
     yield
-    module.reshard()
+    sharded.reshard()
 
 
 def replicate(module: nn.Module, *, varied: bool) -> nn.Module:
@@ -167,7 +180,6 @@ def replicate(module: nn.Module, *, varied: bool) -> nn.Module:
     if count() == 1:
         return module
     own = [device().index] if device().type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=own, forward_sync_buffers=False, find_unused_parameters=varied)
-
-
-_CPU = torch.device("cpu")
+    return nn.parallel.DistributedDataParallel(
+        module, device_ids=own, forward_sync_buffers=False, find_unused_parameters=varied
+    )

@@ -22,6 +22,7 @@ from fwd2bot.training import distributed
 from fwd2bot.training.card import last_figures, write_card
 from fwd2bot.training.checkpoints import Progress, load_progress, save_progress
 from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.distributed import tell
 from fwd2bot.training.optimizers import (
     begin_state,
     build_optimizers,
@@ -30,8 +31,7 @@ from fwd2bot.training.optimizers import (
     rate_at,
     set_rate,
 )
-from fwd2bot.training.progress import Watch, replace, tell
-from fwd2bot.training.sharded import load_shards, save_shards
+from fwd2bot.training.progress import Watch, replace
 from fwd2bot.training.stage import Stage
 
 
@@ -86,7 +86,7 @@ def train(stage: Stage, config: TrainConfig) -> Path:
         losses = job.step(batch, step)
         step += 1
         last = step == config.steps
-        watch.step(step, losses, stage.rows(batch), stage.flops(batch))
+        watch.step(step, losses, stage.rows(batch), stage.flops(batch) if distributed.leads() else None)
         if step % config.evaluate_every == 0 or last:
             watch.figures(step, *job.held_out())
         if step % config.checkpoint_every == 0 or last:
@@ -159,6 +159,8 @@ class Job:
     def save(self, step: int, seconds: float) -> None:
         """A checkpoint. Raises Fwd2BotError where it cannot be written."""
         if self.config.sharded:
+            from fwd2bot.training.sharded import save_shards
+
             save_shards(self._folder, step, seconds, self._tensors())
         elif distributed.leads():
             save_progress(self._folder, Progress(step=step, seconds=seconds, tensors=self._tensors()))
@@ -190,6 +192,8 @@ class Job:
         return weights | optimizer_tensors(self.optimizers)
 
     def _resume_sharded(self) -> tuple[int, float]:
+        from fwd2bot.training.sharded import load_shards
+
         begin_state(self.optimizers)
         with torch.no_grad():
             found = load_shards(self._folder, self._tensors())

@@ -13,7 +13,7 @@ from fwd2bot.errors import InputError
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.costs import Flops
 from fwd2bot.training.shapes import GPUS, Base, Gpu, read_base
-from fwd2bot.training.workload import CAPTION_TOKENS, COMPOSITION, LABELLED, Load, Memory, Work, read_method
+from fwd2bot.training.workload import CAPTION_TOKENS, COMPOSITION, LABELLED, Load, Memory, Work
 
 MFU = 0.35
 """Assumed share of the GPU's peak that the products reach, those that are computed again counted as well."""
@@ -114,8 +114,8 @@ def make_plan(
     Raises InputError for a stage that is not `compressor`, an unknown base, GPU or method, and numbers that cannot be.
     """
     average = _checked(config, gpus, gpu, mfu, text_tokens)
-    work = Work(config, read_method(config.compressor), read_base(config.init))
-    loads = work.loads()
+    work = Work(config, read_base(config.init))
+    loads = work.loads
 
     def memory(rows: int) -> Memory:
         return max((work.memory(load, rows, gpus) for load in loads), key=lambda one: one.total)

@@ -4,7 +4,6 @@ Of several processes the one that leads writes; the others only keep time.
 """
 
 import json
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 from fwd2bot.errors import InputError
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.distributed import tell
 
 _UNITS = {"autoregressive": "L_AR", "contrastive": "L_disc"}
 
@@ -47,7 +47,7 @@ class Watch:
         return self.before + time.monotonic() - self.start
 
     def step(self, step: int, losses: Mapping[str, float], rows: int, flops: float | None) -> None:
-        """One step is done: number of steps so far, its losses, its rows and FLOPs over all processes."""
+        """One step is done: number of steps so far, its losses, rows and FLOPs (None: unknown) over all processes."""
         self.busy += time.monotonic() - self.mark
         self.rows += rows
         self.flops = None if flops is None or self.flops is None else self.flops + flops
@@ -82,7 +82,7 @@ class Watch:
     def _tell(self, step: int) -> None:
         means = {name: sum(values) / len(values) for name, values in self.losses.items()}
         figures = {**means, "rate": self.rows / max(1e-9, self.busy)}
-        if self.flops is not None and distributed.leads():
+        if self.flops is not None:
             self.peak = self.peak or matmul_rate(distributed.device())
             figures["utilisation"] = self.flops / max(1e-9, self.busy) / (self.peak * distributed.count())
         self._write("metrics.jsonl", [{"step": step, "seconds": round(self.seconds(), 1)} | _rounded(figures)])
@@ -166,12 +166,6 @@ class _WeightsAndBiases(Report):
 
 
 _REPORTS: dict[str, type[Any]] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
-
-
-def tell(words: str) -> None:
-    """To the user, once for all processes."""
-    if distributed.leads():
-        print(words, file=sys.stderr, flush=True)
 
 
 def matmul_rate(device: torch.device) -> float:

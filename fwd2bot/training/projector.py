@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwd2bot.checkpoint import save_model
-from fwd2bot.compressors.base import Compressor, CompressorConfig
+from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.patches import FIRST_THING, patch_token_ids, patch_words
 from fwd2bot.losses import full_precision
@@ -71,7 +72,8 @@ class ProjectorStage(Stage):
         pixels, said = batch
         projected = full_precision(self.compressor.compress(pixels))  # (B, V, D)
         weight = torch.where(said[..., 0] < FIRST_THING, 0.2, 1.0)
-        weight = weight / weight.sum() * distributed.share(weight.sum())
+        total = weight.sum()
+        weight = weight / total * distributed.share(total)
         wanted = torch.stack([words[one] for words, one in self._columns(said)]).sum(0)
         distance = (projected - wanted).square().mean(-1) / self.words[0].var()
         scores = [(self._scores(projected, words), one) for words, one in self._columns(said)]

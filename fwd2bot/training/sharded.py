@@ -7,7 +7,6 @@ the disk and renamed; checksums stand beside them, and the one before is kept.
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import distributed
-from fwd2bot.training.checkpoints import to_disk
+from fwd2bot.training.checkpoints import DamagedError, make_newest, newest_whole, to_disk, unwritable
 
 LAST, PREVIOUS, NEW, TOLD = "last", "previous", "new", "told.json"
 
@@ -38,19 +37,20 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
         reason, sums = " ".join(str(error).split())[:200], {}
     everyone = _told_to_all((reason, sums))
     if failed := [said for said, _ in everyone if said]:
-        raise Fwd2BotError(f"The checkpoint {last} cannot be written ({failed[0]}); make room and run again.")
+        raise unwritable(last, failed[0])
+    reason = None
     if distributed.leads():
         whole = {name: digest for _, part in everyone for name, digest in part.items()}
-        told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": _checksum(new / ".metadata")}}
-        (new / TOLD).write_text(json.dumps(told))
-        for path in new.iterdir():
-            to_disk(path)
-        shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
-        if last.exists():
-            last.rename(folder / PREVIOUS)
-        new.rename(last)
-        to_disk(folder)
-    distributed.wait()
+        try:
+            told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": _checksum(new / ".metadata")}}
+            (new / TOLD).write_text(json.dumps(told))
+            for path in new.iterdir():
+                to_disk(path)
+            make_newest(new, last, folder / PREVIOUS)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    if failed := [said for said in _told_to_all(reason) if said]:
+        raise unwritable(last, failed[0])
 
 
 def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] | None:
@@ -58,25 +58,23 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] |
 
     Every process calls it. Raises Fwd2BotError where all are damaged, or they are another model's.
     """
-    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
-    reasons: list[str] = []
-    for path in found:
-        damaged = [said for said in _told_to_all(_damage(path)) if said]
-        if damaged:
-            reasons.append(f"{path} is damaged ({damaged[0]})")
-            continue
-        if reasons and distributed.leads():
-            print(f"fwd2bot: {reasons[0]}; going on from the checkpoint before it.", file=sys.stderr)
-        kept = FileSystemReader(path).read_metadata().state_dict_metadata
-        shapes = {name: getattr(one, "size", None) for name, one in kept.items()}
-        if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
-            raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
-        load(tensors, checkpoint_id=path)
-        told = json.loads((path / TOLD).read_text())
-        return int(told["step"]), float(told["seconds"])
-    if not found:
+    path = newest_whole(folder, (folder / LAST, folder / PREVIOUS), _whole)
+    if path is None:
         return None
-    raise Fwd2BotError(f"The checkpoint {' and '.join(reasons)}; remove {folder} to start anew.")
+    kept = FileSystemReader(path).read_metadata().state_dict_metadata
+    shapes = {name: getattr(one, "size", None) for name, one in kept.items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
+    load(tensors, checkpoint_id=path)
+    told = json.loads((path / TOLD).read_text())
+    return int(told["step"]), float(told["seconds"])
+
+
+def _whole(path: Path) -> Path:
+    """The path of a checkpoint. Raises DamagedError, in every process, where one of them finds its share changed."""
+    if damaged := [said for said in _told_to_all(_damage(path)) if said]:
+        raise DamagedError(damaged[0])
+    return path
 
 
 def _damage(path: Path) -> str | None:
@@ -87,7 +85,7 @@ def _damage(path: Path) -> str | None:
             if _checksum(path / name) != files[name]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return " ".join(str(error).split())[:100]
+        return str(error)
     return None
 
 

@@ -116,10 +116,11 @@ class TowerStage(Stage):
             F.cross_entropy(full_precision(logits).flatten(0, 1), word.flatten(), reduction="none")
             for logits, word in zip(dense.split(_WORDS, dim=-1), said.unbind(-1), strict=True)
         ]
-        patches = (torch.stack(words).sum(0) * weights).sum() / weights.sum()
+        total = weights.sum()
+        patches = (torch.stack(words).sum(0) * weights).sum() / total
         images, texts = distributed.gathered(images), distributed.gathered(texts)
         return {
-            "patches": patches * distributed.share(weights.sum()),
+            "patches": patches * distributed.share(total),
             "contrastive": 0.5 * contrastive_loss(images, texts, self.temperature),
         }
 

@@ -4,11 +4,11 @@ It follows `training/compressor.py` and the compressors line by line; `tests/tes
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fwd2bot.compressors.catalogue import place_of
+from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.costs import (
@@ -23,15 +23,6 @@ from fwd2bot.training.costs import (
 )
 from fwd2bot.training.shapes import Base, ends, size
 
-METHOD: dict[str, Any] = {
-    "compressor": "fwd2bot", "num_tokens": 16, "token_counts": (), "adapters": "stage", "rank": 64, "alpha": 128.0,
-    "prompt": "Summarize the image in a few words.", "text_prompt": None, "attention": "causal",
-    "tokens": "final_norm", "token_scale": 1.0, "temperature": 0.05, "template": "plain",
-    "caption_question": "Describe the image.", "initial_embeddings": "eos",
-}  # fmt: skip
-"""The settings of a compressor and their defaults: those of `CompressorConfig`, which needs torch."""
-METHODS = ("fwd2bot", "identity", "average_pool", "single_forward")
-ADAPTERS = ("stage", "single", "full", "none")
 COMPOSITION = {"both": 364_100, "conversations": 260_510, "text": 40_688}
 """Assumed of a file of conversations, in these proportions: about a picture with captions (COCO's), about another, text
 alone. Source: LLaVA-665k, as counted in the issues of LLaVA's repository (number 657)."""
@@ -71,28 +62,34 @@ class Memory:
 
 
 class Work:
-    """A configuration with the shapes of its base: what is trained, and what its passes are."""
+    """A configuration with the shapes of its base: what is trained, and what its passes are.
 
-    def __init__(self, config: TrainConfig, method: dict[str, Any], base: Base) -> None:
+    Raises InputError for settings that no compressor can have, and where a step would teach nothing.
+    """
+
+    def __init__(self, config: TrainConfig, base: Base) -> None:
+        method = CompressorConfig.from_dict(config.compressor)
+        place_of(method.compressor)
         self.config, self.method, self.base = config, method, base
-        self.language_trained = "language" in config.train_parts or method["adapters"] == "full"
-        self.rank = int(method["rank"]) if method["adapters"] in ("stage", "single") else 0
-        self.tokens = base.tower.patches if method["compressor"] == "identity" else int(method["num_tokens"])
-        self.own = method["compressor"] in ("fwd2bot", "single_forward")
+        self.language_trained = "language" in config.train_parts or method.adapters == "full"
+        self.rank = method.rank if method.adapters in ("stage", "single") else 0
+        self.tokens = base.tower.patches if method.compressor == "identity" else method.num_tokens
+        self.own = method.compressor in ("fwd2bot", "single_forward")
         """It has summary embeddings, and so embeds text."""
-        self.single = method["compressor"] == "single_forward"
-        prompt = method["prompt"]
-        text_prompt = prompt if method["text_prompt"] is None else method["text_prompt"]
-        self.prompts = tuple(count_tokens(text, base.tokenizer) for text in (prompt, text_prompt))
+        self.single = method.compressor == "single_forward"
+        text_prompt = method.prompt if method.text_prompt is None else method.text_prompt
+        self.prompts = tuple(count_tokens(text, base.tokenizer) for text in (method.prompt, text_prompt))
+        self.loads = self._loads()
+        """The kinds of step that teach something."""
 
-    def loads(self) -> list[Load]:
-        """The kinds of step that teach something. Raises InputError where there is none."""
+    def _loads(self) -> list[Load]:
         config, batch = self.config, self.config.batch_size
         answers, embeds = bool(config.losses.get("autoregressive")), bool(config.losses.get("contrastive")) and self.own
         shares = self._shares(answers, embeds) if config.data["sources"] else {"both": 1.0 * (answers or embeds)}
         if not any(shares.values()):
-            name = self.method["compressor"]
-            raise InputError(f"losses leaves {name} nothing to learn from; give autoregressive a weight.")
+            raise InputError(
+                f"losses leaves {self.method.compressor} nothing to learn from; give autoregressive a weight."
+            )
         many = config.contrastive_batch or batch
         pairs = {"both": batch * embeds, "pairs": many}
         return [
@@ -145,7 +142,7 @@ class Work:
             return {}
         language = self.base.language.layers * ends(self.base.language.matrices)
         tower = self.base.tower.layers_run * ends(self.base.tower.matrices)
-        if self.method["adapters"] == "single":
+        if self.method.adapters == "single":
             return {"shared LoRA": language + tower * self.single}
         compress = tower if self.single else language if self.own else 0
         return {**({"compress LoRA": compress} if compress else {}), "generate LoRA": language}
@@ -175,7 +172,7 @@ class Work:
     def passes(self, load: Load, text: int, caption: int, rows: int = 0) -> dict[str, LanguagePass]:
         """Those of the language model; of `rows` of each instead of the load's own."""
         found = {}
-        norm = self.method["tokens"] == "final_norm"
+        norm = self.method.tokens == "final_norm"
         if self.own and not self.single and load.images:
             positions = 1 + self.base.tower.patches + self.prompts[0] + self.tokens
             found["pass 1"] = self._pass("compress", rows or load.images, positions, thin=True, final_norm=norm)
@@ -201,7 +198,7 @@ class Work:
             language=self.base.language,
             rows=rows,
             positions=positions,
-            adapter="shared" if self.method["adapters"] == "single" else stage,
+            adapter="shared" if self.method.adapters == "single" else stage,
             rank=self.rank,
             trained=self.language_trained,
             autocast=self.config.autocast,
@@ -303,21 +300,3 @@ def count_tokens(text: str, tokenizer: Path | None) -> int:
     except Exception as error:  # what tokenizers raises has no type of its own
         raise InputError(f"{tokenizer} cannot be read ({error}); save or download it again.") from error
     return len(loaded.encode(text, add_special_tokens=False).ids)
-
-
-def read_method(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a compressor, those that are left out filled in. Raises InputError for what a plan cannot use."""
-    for name in given:
-        if name not in METHOD:
-            raise InputError(f"{name!r} is no setting of a compressor; those are {', '.join(sorted(METHOD))}.")
-    method = {**METHOD, **given}
-    for name, choices in (("compressor", METHODS), ("adapters", ADAPTERS)):
-        if method[name] not in choices:
-            raise InputError(f"compressor.{name} is {method[name]!r}; it must be one of {', '.join(choices)}.")
-    for name in ("num_tokens", "rank"):
-        if type(method[name]) is not int or method[name] < 1:
-            raise InputError(f"compressor.{name} is {method[name]!r}; it must be a whole number from 1 up.")
-    for name in ("prompt", "text_prompt"):
-        if not isinstance(method[name], str) and method[name] is not METHOD[name]:
-            raise InputError(f"compressor.{name} is {method[name]!r}; it must be a text.")
-    return method
