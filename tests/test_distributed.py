@@ -89,7 +89,7 @@ def torchrun(program: list[str]) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_torchrun_trains_and_writes_once(sharded: bool, tmp_path: Path, tiny_base: Path) -> None:
-    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, sharded=sharded))
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, sharded=sharded, autocast=sharded))
     done = torchrun(["-m", "fwd2bot", "train", str(path)])
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step 6/6") == 2  # losses, figures

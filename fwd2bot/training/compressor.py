@@ -54,6 +54,8 @@ class CompressorStage(Stage):
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
+        if config.halves_base:
+            llava.halve_matrices()
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
@@ -219,8 +221,7 @@ class CompressorStage(Stage):
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
-        trained = self.config.train_parts or self.compressor.config.adapters == "full" or "base" not in self.config.init
-        save_model(folder, self.compressor, base=None if trained else self._base_name(folder))
+        save_model(folder, self.compressor, base=None if self.config.writes_base else self._base_name(folder))
 
     def _base_name(self, folder: Path) -> str:
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
