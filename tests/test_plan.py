@@ -31,6 +31,7 @@ from fwd2bot.training.plan_text import plan_text
 from fwd2bot.training.shapes import BASES, Language, Tower, read_base
 from fwd2bot.training.workload import Load, Work, count_tokens
 
+ROOT = Path(__file__).parent.parent
 TALK = {"kind": "conversations", "path": "talk.json", "images": "pictures"}
 CAPTIONED = {**TALK, "captions": "captions.json"}
 PAIRS = {"kind": "captions", "path": "{000..331}.tar"}
@@ -241,6 +242,15 @@ def test_memory_is_worked_by_hand_where_nothing_depends_on_the_batch() -> None:
     shared = plan_7b(compressor={"rank": 1, "num_tokens": 2}, gpus=2).memory.parts
     assert shared["gradients on their way to other GPUs"] == 4 * trained
     assert memory.parts["gradients on their way to other GPUs"] == 0
+
+
+def test_1024_pairs_of_7b_fit_on_one_gpu() -> None:
+    run = replace(TrainConfig.load(ROOT / "configs/llava-1.5-7b.yaml"), batch_size=16)
+    work = Work(run, read_base(run.init))
+    memory = {load.name: work.memory(load, 16, gpus=1) for load in work.loads}
+    assert next(load.pairs for load in work.loads if load.name == "pairs") == 1024
+    assert memory["pairs"].parts["pictures"] == 1024 * 3 * 336**2 * 4
+    assert memory["pairs"].total < memory["both"].total < 60e9
 
 
 def test_most_rows_are_the_last_that_fit() -> None:
