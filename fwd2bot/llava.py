@@ -133,6 +133,16 @@ class Llava(nn.Module):
         adapted = {id(parameter) for parameter in adapters.adapter_parameters(self.network).values()}
         return [p for module in modules for p in module.parameters() if id(p) not in adapted]
 
+    def halve_matrices(self) -> None:
+        """Keep the matrices of layers, projector, patches and head in bfloat16; adapters, norms and embeddings stay.
+
+        Autocast computes the same numbers with them, without a copy of each in every pass.
+        """
+        kept = self.network.get_input_embeddings().weight
+        for module in self.network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight is not kept:
+                module.weight.data = module.weight.data.to(torch.bfloat16)
+
     def compile(self, **options: Any) -> None:
         """torch.compile for a layer of the tower and one of the language model; all layers share the code.
 

@@ -1,5 +1,9 @@
 """A LLaVA of a few thousand random weights, for tests: 16 visual tokens, width 32, two layers each."""
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -80,3 +84,13 @@ def tiny_compressor(
 def tiny_pixels(count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """(count, 3, 16, 16)."""
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count)).to(dtype)
+
+
+def script(path: str) -> ModuleType:
+    """A script outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent.parent / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

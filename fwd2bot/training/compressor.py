@@ -47,13 +47,17 @@ SAMPLES = 8
 class CompressorStage(Stage):
     """A compressor on a base; which parts of the base are trained with it is `train_parts`."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, llava: Llava | None = None) -> None:
+        """llava: the base, where it is not to be read from `init`."""
         super().__init__(config)
         settings = CompressorConfig.from_dict(config.compressor)
-        llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
+        if llava is None:
+            llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
+        if config.halves_base:
+            llava.halve_matrices()
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
@@ -69,7 +73,7 @@ class CompressorStage(Stage):
             if files
             else WorldFeed(config, llava, self.template)
         )
-        self._work = _work(config)
+        self.work = _work(config)
 
     @property
     def module(self) -> nn.Module:
@@ -142,10 +146,10 @@ class CompressorStage(Stage):
         return distributed.count() * len(batch.captions if batch.answers is None else batch.answers.ids)
 
     def flops(self, batch: Batch) -> float | None:
-        if self._work is None:
+        if self.work is None:
             return None
         name = "pairs" if batch.answers is None else "text" if batch.pixels is None else "both"
-        loads = {load.name: load for load in self._work.loads}
+        loads = {load.name: load for load in self.work.loads}
         load = loads[name] if batch.captions or name != "both" else loads.get("conversations", loads["both"])
         text, labels = 1, 0
         if batch.answers is not None:
@@ -153,7 +157,7 @@ class CompressorStage(Stage):
             labels = int((batch.answers.labels != IGNORED).sum()) * distributed.count()
         tokenizer = self.compressor.llava.tokenizer
         caption = max((len(ids) for ids in tokenizer(batch.captions)["input_ids"]), default=0) if load.pairs else 0
-        parts = self._work.flops(load, text, caption=caption, labels=labels).values()
+        parts = self.work.flops(load, text, caption=caption, labels=labels).values()
         return float(sum(part.forward + part.backward for part in parts))
 
     @torch.inference_mode()
@@ -219,8 +223,7 @@ class CompressorStage(Stage):
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
-        trained = self.config.train_parts or self.compressor.config.adapters == "full" or "base" not in self.config.init
-        save_model(folder, self.compressor, base=None if trained else self._base_name(folder))
+        save_model(folder, self.compressor, base=None if self.config.writes_base else self._base_name(folder))
 
     def _base_name(self, folder: Path) -> str:
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
