@@ -108,12 +108,9 @@ def _vizwiz(out: Path, scenes: Sequence[Scene], images: Path) -> None:
             _link(images / scene.name, out / split / image)
             rows.append({"image": image, "question": one.text})
         answerable = one.answer != "unanswerable"
+        kind = "other" if answerable else "unanswerable"
         answers = [{"answer": one.answer, "answer_confidence": "yes"}] * 10
-        val[-1] |= {
-            "answers": answers,
-            "answer_type": "other" if answerable else "unanswerable",
-            "answerable": int(answerable),
-        }
+        val[-1] |= {"answers": answers, "answer_type": kind, "answerable": int(answerable)}
     _json(out / "Annotations/val.json", val)
     _json(out / "Annotations/test.json", test)
 
@@ -189,13 +186,12 @@ def _pope(out: Path, scenes: Sequence[Scene], images: Path) -> None:
         }
         for kind, order in ranked.items():
             gone = [name for name in dict.fromkeys([*order, *anything]) if scene.count(name) == 0]
-            for name, label in zip([*there, *gone], ["yes"] * len(there) + ["no"] * len(there), strict=False):
-                text = f"is there {article(name)} in the picture?"
-                rows[kind].append(
-                    {"question_id": len(rows[kind]) + 1, "image": image, "text": text, "label": label}
-                )  # fmt: skip
-    for kind, asked in rows.items():
-        (out / f"coco_pope_{kind}.json").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+            labelled = [(name, "yes") for name in there] + [(name, "no") for name in gone[: len(there)]]
+            for name, label in labelled:
+                asked = {"image": image, "text": f"is there {article(name)} in the picture?", "label": label}
+                rows[kind].append({"question_id": len(rows[kind]) + 1, **asked})
+    for kind, lines in rows.items():
+        (out / f"coco_pope_{kind}.json").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
 
 
 def _mme(out: Path, scenes: Sequence[Scene], images: Path) -> None:
@@ -204,13 +200,12 @@ def _mme(out: Path, scenes: Sequence[Scene], images: Path) -> None:
         for subtask, pair in mme_pairs(scene).items():
             inner = subtask in _MME_INNER
             _link(images / scene.name, out / subtask / ("images" if inner else "") / f"{number:06d}.png")
-            text = "".join(
-                f"{asked} Please answer yes or no.\t{answer}\n"
-                for asked, answer in zip(pair, ("Yes", "No"), strict=True)
-            )
+            lines = [
+                f"{asked} Please answer yes or no.\t{said}\n" for asked, said in zip(pair, ("Yes", "No"), strict=True)
+            ]
             file = out / subtask / ("questions_answers_YN" if inner else "") / f"{number:06d}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            file.write_text("".join(lines), encoding="utf-8")
             written[subtask] += 1
     lacking = [name for name in MME_SUBTASKS if not written[name]]
     if lacking:
