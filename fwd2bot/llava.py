@@ -218,7 +218,7 @@ class Llava(nn.Module):
         if allowed is None and mask is not None:
             allowed = allowed_pairs(mask, bidirectional)
         rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
-        hidden = self._forward(rows, stage, bidirectional=bidirectional).hidden
+        hidden = self._forward(rows, stage, bidirectional=bidirectional)
         return self._final_norm(hidden) if tokens == "final_norm" else hidden
 
     @torch.inference_mode()
@@ -247,7 +247,7 @@ class Llava(nn.Module):
         cache = _Cache(len(self.network.model.language_model.layers), max_new_tokens)
         allowed = None if mask is None else allowed_pairs(mask)
         rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
-        hidden = self._forward(rows, stage, cache=cache).hidden
+        hidden = self._forward(rows, stage, cache=cache)
         return self._decode(hidden[:, -1:], positions[:, -1:], stage, cache, max_new_tokens)
 
     def _decode(
@@ -276,15 +276,13 @@ class Llava(nn.Module):
                 ids, positions = ids[kept], positions[kept]
                 cache.keep(kept)
             positions = positions + 1
-            hidden = self._forward(
-                Rows(hidden=self.embed(ids[:, None]), positions=positions), stage, cache=cache
-            ).hidden
+            hidden = self._forward(Rows(hidden=self.embed(ids[:, None]), positions=positions), stage, cache=cache)
         return answers
 
     def _forward(
         self, rows: Rows, stage: str | None, *, bidirectional: bool = False, cache: "_Cache | None" = None
-    ) -> Rows:
-        """Through all layers, to before the final norm."""
+    ) -> Tensor:
+        """Through all layers: (B, T, D) before the final norm."""
         configured = self.network.config.text_config._attn_implementation
         assert configured == attention.NAME, f"{configured} attention is not causal without a mask; leave ours in place"
         language = self.network.model.language_model
@@ -307,7 +305,7 @@ class Llava(nn.Module):
                     rows = replace(rows, hidden=recomputed)
                 else:
                     rows = replace(rows, hidden=call(previous))
-        return rows
+        return rows.hidden
 
     def _tower(
         self,

@@ -9,12 +9,14 @@ from test_compressors import TURNS, batch_of, close
 from tiny import tiny_compressor, tiny_llava, tiny_pixels
 
 from fwd2bot.attention import taken
+from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.compressors.illava import merged
 from fwd2bot.compressors.inside import prompt_ends
 from fwd2bot.compressors.text_interaction import inflection
 from fwd2bot.errors import InputError
+from fwd2bot.export import export_model
 from fwd2bot.training.stage import turn_numbers
 
 NAMES = ("fastv", "v2drop", "illava", "text_interaction", "visual_context_compressor")
@@ -317,6 +319,13 @@ def test_hiding_tokens_by_hand_is_refused():
     tokens = compressor.compress(tiny_pixels(1))
     with pytest.raises(InputError, match="chooses by itself what it shows"):
         compressor.generate(tokens, batch_of(compressor, QUESTIONS[:1]), keep=torch.ones(16, dtype=torch.bool))
+
+
+def test_a_model_that_leaves_tokens_out_is_not_exported(tmp_path):
+    save_model(tmp_path / "fastv", tiny_compressor("fastv"))
+    with pytest.raises(InputError, match="fastv leaves tokens out inside the language model"):
+        export_model(tmp_path / "fastv", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
 
 
 def test_taken_rows_are_each_elements_own():

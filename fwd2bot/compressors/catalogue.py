@@ -18,7 +18,7 @@ CATALOGUE = {
     "quecc": "fwd2bot.compressors.quecc:QueCC",
     "fastv": "fwd2bot.compressors.fastv:FastV",
     "v2drop": "fwd2bot.compressors.v2drop:V2Drop",
-    "illava": "fwd2bot.compressors.illava:ILlava",
+    "illava": "fwd2bot.compressors.illava:ILLaVA",
     "text_interaction": "fwd2bot.compressors.text_interaction:TextInteraction",
     "visual_context_compressor": "fwd2bot.compressors.visual_context_compressor:VisualContextCompressor",
 }

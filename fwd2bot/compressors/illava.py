@@ -19,7 +19,7 @@ TOWER_DEPTH, TOWER_TOKENS = 27, 729
 TOWER_LAYERS, MERGED = (5, 6, 7, 8), 92
 
 
-class ILlava(InsideCompressor):
+class ILLaVA(InsideCompressor):
     """`num_tokens` rows are left by the language model (published: 70 % of those that the tower gives)."""
 
     layers = (8,)

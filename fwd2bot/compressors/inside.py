@@ -26,6 +26,8 @@ DEPTH = 32
 class InsideCompressor(Compressor):
     """A compressor that is also the `Reducer` of its own passes; a method says which rows stay in `keep`.
 
+    Rows go once: in a conversation whose later turns see the earlier ones, its first question decides.
+
     Raises InputError for a schedule that does not fit the model, and for more than one number of tokens.
     """
 
