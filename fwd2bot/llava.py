@@ -173,7 +173,7 @@ class Llava(nn.Module):
             features = features[:, 1:]
         return self.project(features)
 
-    def features(self, pixels: Tensor, levels: Sequence[int]) -> list[Tensor]:
+    def tower_states(self, pixels: Tensor, levels: Sequence[int]) -> list[Tensor]:
         """What the tower holds after so many layers, the class token first: each (B, 1 + V, width of the tower)."""
         states = list(self._tower(pixels.to(self.dtype)))
         return [states[level] for level in levels]

@@ -202,7 +202,7 @@ def test_illava_merges_in_the_tower(monkeypatch):
     assert compressor.merged_in_tower() == {1: 8}  # 16 * 368 / 729, in layer 5 to 8 of 27, of 3
     llava, calls = compressor.llava, []
     block = llava.network.model.vision_tower.encoder.layers[1]
-    (entering,) = llava.features(pixels, [1])
+    (entering,) = llava.tower_states(pixels, [1])
     normed = block.layer_norm1(entering)
     attended = entering + block.self_attn(normed)[0]
     eager = tiny_llava()
@@ -254,7 +254,7 @@ def test_inflection_point_is_farthest_below_the_line_between_the_ends():
 def test_text_interaction_drops_what_is_unlike_the_class_token():
     compressor, pixels = deep("text_interaction", num_tokens=3), tiny_pixels(2)
     tokens, present = compressor.compress(pixels), compressor.present(compressor.compress(pixels))
-    (features,) = compressor.llava.features(pixels, [2])
+    (features,) = compressor.llava.tower_states(pixels, [2])
     close(tokens[present], compressor.llava.visual_tokens(pixels)[present])
     likeness = torch.cosine_similarity(features[:, 1:], features[:, :1], dim=-1)
     for row in range(2):

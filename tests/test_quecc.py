@@ -66,12 +66,12 @@ def test_queries_are_windows_of_what_was_added_and_mixed():
     compressor._attend = lambda *rows: seen.append(rows) or attend(*rows)
     compressor.compress(pixels, ASKED)
     queries, keys, _ = seen[0]
-    low, high = (one[:, 1:] for one in compressor.llava.features(pixels, [1, 2]))
+    low, high = (one[:, 1:] for one in compressor.llava.tower_states(pixels, [1, 2]))
     mixed = compressor.mixed(high + compressor.text(compressor.read(ASKED))[:, None])
     weight, bias = compressor.pooled.weight[:, 0], compressor.pooled.bias  # (C, 2, 2)
     second = sum(weight[:, row, column] * mixed[:, 4 * row + 2 + column] for row in range(2) for column in range(2))
     close(queries[:, 1], second + bias)
-    close(keys, compressor.keys(torch.cat([low, high, low, high], dim=-1)))  # levels 12, 16, 22, 23 of 24, of 3
+    close(keys, compressor.keys(torch.cat([low, low, low, high], dim=-1)))  # levels 12, 16, 22, 23 of 23: of 2
 
 
 def test_one_question_for_each_picture_is_asked_for():
@@ -93,7 +93,7 @@ def test_the_question_teaches_the_language_model_nothing():
     compressor.trainable(["language"])
     compressor.compress(tiny_pixels(2), ASKED).sum().backward()
     assert all(parameter.grad is None for parameter in compressor.llava.part("language"))
-    assert all(parameter.grad is not None for parameter in compressor.learnt_inputs().values())
+    assert all(parameter.grad is not None for parameter in compressor.added_parameters().values())
 
 
 def test_training_steps_ask_the_first_question(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_weights_of_the_tower_are_those_of_transformers():
     llava, eager, pixels = tiny_llava(), tiny_llava(), tiny_pixels(2)
     eager.network.set_attn_implementation("eager")
     expected = eager.network.model.vision_tower(pixels, output_attentions=True).attentions[1].mean(dim=1)
-    (before,) = llava.features(pixels, [1])
+    (before,) = llava.tower_states(pixels, [1])
     block = llava.network.model.vision_tower.encoder.layers[1]
     found = attention.weights(block.self_attn, block.layer_norm1(before))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -171,11 +171,11 @@ class Compressor(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What the compressor adds to the base: adapters and `learnt_inputs`."""
-        return {**adapters.adapter_parameters(self), **self.learnt_inputs()}
+        """What the compressor adds to the base: adapters, learnable input embeddings, modules."""
+        return {**adapters.adapter_parameters(self), **self.added_parameters()}
 
-    def learnt_inputs(self) -> dict[str, nn.Parameter]:
-        """What is no part of the backbone: learnable input embeddings, and modules before the language model."""
+    def added_parameters(self) -> dict[str, nn.Parameter]:
+        """Those of its own that are no adapters."""
         return {name: one for name, one in self.named_parameters() if not name.startswith("llava.")}
 
     def present(self, tokens: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
 """QueCC: features of several layers of the tower, compressed for a question that the language model has read. Trained.
 
-Source: Li et al. (2024), arXiv 2411.03312, and github.com/locuslab/llava-token-compression. Layers 12, 16, 22 and 23 of
-the tower's 24 are read, here in the same proportions. The question is read alone, without a template; in a conversation
-it is the first one.
+Source: Li et al. (2024), arXiv 2411.03312, and github.com/locuslab/llava-token-compression. Levels 12, 16, 22 and 23 of
+the 23 layers that LLaVA-1.5 runs of its tower are read, the same shares of another's. The question is read alone,
+without a template; in a conversation it is the first one.
 
 Shapes: B pictures, V visual tokens, K = g * g tokens, s * s visual tokens in the window of each, C width of the tower.
 """
@@ -20,6 +20,7 @@ from fwd2bot.data.conversations import ChatTemplate, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 
+LEVELS = (12, 16, 22, 23)
 BARE = ChatTemplate(name="bare", before_image="", after_image="", question="{}", answer="")
 
 
@@ -39,11 +40,8 @@ class QueCC(Compressor):
             sides = [side for side in range(1, llava.grid + 1) if llava.grid % side == 0]
             offered = ", ".join(str(side**2) for side in sides)
             raise InputError(f"quecc gives one number of tokens, of {offered}, not {config.num_tokens}.")
-        vision = llava.network.config.vision_config
-        layers, width = int(vision.num_hidden_layers), int(vision.hidden_size)
-        self.levels = [
-            min(level, llava.num_tower_layers) for level in (layers // 2, 2 * layers // 3, layers - 2, layers - 1)
-        ]
+        width = int(llava.network.config.vision_config.hidden_size)
+        self.levels = [llava.num_tower_layers * level // LEVELS[-1] for level in LEVELS]
         window = llava.grid // self.side
         self.text = nn.Sequential(nn.Linear(llava.width, width), _norm(width))
         self.mixed = _layers(width, width)
@@ -60,7 +58,7 @@ class QueCC(Compressor):
             raise InputError(
                 f"quecc compresses for a question: give one for each of {len(pixels)} pictures, not {count}."
             )
-        levels = [one[:, 1:].to(self.dtype) for one in self.llava.features(pixels, self.levels)]  # each (B, V, C)
+        levels = [one[:, 1:].to(self.dtype) for one in self.llava.tower_states(pixels, self.levels)]  # each (B, V, C)
         memory = torch.cat(levels, dim=-1)
         asked = levels[-1] + self.text(self.read(questions).to(self.dtype))[:, None]  # (B, V, C)
         grid = self.mixed(asked).transpose(1, 2).unflatten(2, (self.llava.grid, self.llava.grid))

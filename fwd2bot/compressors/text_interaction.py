@@ -29,7 +29,7 @@ class TextInteraction(InsideCompressor):
     def compress(self, pixels: Tensor, questions: Sequence[str] | None = None, num_tokens: int | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, V, D), zeros where a token is dropped."""
         count = self.chosen_count(num_tokens)
-        (features,) = self.llava.features(pixels, [self.llava.num_tower_layers])
+        (features,) = self.llava.tower_states(pixels, [self.llava.num_tower_layers])
         patches = features[:, 1:]
         similarity = F.cosine_similarity(patches.float(), features[:, :1].float(), dim=-1)  # (B, V)
         ordered, order = similarity.sort(dim=1, descending=True, stable=True)

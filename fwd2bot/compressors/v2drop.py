@@ -1,7 +1,7 @@
 """V2Drop: in three steps, the rows of the image that a layer changes least are dropped. Needs no training.
 
-Source: Chen et al. (2025), arXiv 2509.01552, and github.com/xuyang-liu16/V2Drop: before layers 3, 17 and 22 of 32, to a
-half, a quarter and one token of 576; positions stay.
+Source: arXiv 2509.01552 and github.com/xuyang-liu16/V2Drop: before layers 3, 17 and 22 of 32, to a half, a quarter and
+one token of 576; positions stay.
 """
 
 import torch
