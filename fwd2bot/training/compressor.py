@@ -8,6 +8,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,15 @@ class CompressorStage(Stage):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Eq. 2 and Eq. 3, weighted, where the batch has what they are taken on."""
+        self.compressor.progress = step / self.config.steps
         count = self.num_tokens(step)
         losses: dict[str, Tensor] = {}
         images: Tensor | None
         if batch.answers is None:
             images = self._embedded(self.compressor.compress, batch.pixels, count)
         else:
-            tokens = None if batch.pixels is None else self._cut(self.compressor.compress, batch.pixels, count)
+            compress = partial(self.compressor.compress, questions=batch.questions)
+            tokens = None if batch.pixels is None else self._cut(compress, batch.pixels, count)
             if weight := self.config.losses.get("autoregressive", 0.0):
                 share = distributed.share((batch.answers.labels[:, 1:] != IGNORED).sum())
                 losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
@@ -172,7 +175,8 @@ class CompressorStage(Stage):
         turns = [_first_turn(*row) for row in zip(ids, labels, strict=True)]
         prompts = [Encoded(asked, [IGNORED] * len(asked), answers.image_position) for asked, _ in turns]
         with self.autocast():
-            tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device))
+            first = held_out.questions[rows]
+            tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device), first)
             batch = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
             given = self.compressor.generate(tokens, batch, max_new_tokens=48)
         before, after = (part.strip() for part in self.template.question.split("{}"))
@@ -207,7 +211,7 @@ class CompressorStage(Stage):
         for batch in self.feed.validation():
             pixels = None if batch.pixels is None else batch.pixels.to(self.device)
             with self.autocast():
-                tokens = None if pixels is None else self.compressor.compress(pixels, num_tokens=count)
+                tokens = None if pixels is None else self.compressor.compress(pixels, batch.questions, count)
                 if self.disc and batch.captions and tokens is not None:
                     texts = self.compressor.compress_text(batch.captions, num_tokens=count)
                     pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)))
