@@ -1,7 +1,7 @@
 """What a benchmark is: official files in, official metric out.
 
-A benchmark reads the folder that a user downloaded, says what is to be asked, and scores what was answered. It knows no
-model; `runner.py` puts both together, `fwd2bot score` takes predictions from anywhere.
+A benchmark reads the folder that a user downloaded, says what is to be asked or embedded, and scores what comes back.
+It knows no model; `runner.py` puts both together, `fwd2bot score` takes predictions from anywhere.
 """
 
 import json
@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
 
@@ -27,8 +30,8 @@ class Sample:
     text: str
 
 
-class Benchmark(ABC):
-    """A benchmark of texts: each sample gets one, an answer or a caption.
+class Opened(ABC):
+    """What both kinds of benchmark share.
 
     Opened on a folder and one of `splits` (None: the first); raises InputError that names the file, and the field,
     where the folder does not hold what it should.
@@ -44,6 +47,19 @@ class Benchmark(ABC):
         self.split = split or self.splits[0]
         if self.split not in self.splits:
             raise InputError(f"{self.name} has no split {self.split!r}; its splits are {', '.join(self.splits)}.")
+
+    def settings(self) -> dict[str, str]:
+        """What the figures depend on besides files and model, for the result: which tokeniser cut the captions."""
+        return {}
+
+
+class Benchmark(Opened):
+    """A benchmark of texts: each sample gets one, an answer or a caption."""
+
+    max_new_tokens: ClassVar[int] = 128
+    """As LLaVA-1.5 sets it for this benchmark."""
+    prompt: str | None = None
+    """The one text of all samples, where there is one; another may be set before `samples` is called."""
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
@@ -65,8 +81,27 @@ class Benchmark(ABC):
         return str(row["question_id"])
 
 
+class VectorBenchmark(Opened):
+    """A benchmark of vectors: pictures and texts are embedded, each once, and compared."""
+
+    @abstractmethod
+    def images(self) -> Sequence[Path | bytes]:
+        """What is embedded of the pictures, each once."""
+
+    @abstractmethod
+    def texts(self) -> Sequence[str]:
+        """What is embedded of the texts."""
+
+    @abstractmethod
+    def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
+        """Figures by name, in per cent, from unit vectors (I, D) and (T, D) in the order of `images` and `texts`.
+
+        A row of NaN is a picture that could not be read: it is near nothing, and finds nothing.
+        """
+
+
 def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
-    """Texts by key from lines of JSON: what `prediction_key` wants, and `text`.
+    """Texts by key from lines of JSON: `text`, and `key` (as we write them) or what `prediction_key` wants.
 
     Raises InputError with the number of the line that cannot be read, asks for what is no sample, or comes twice.
     """
@@ -81,7 +116,7 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
-            key, text = benchmark.prediction_key(row), row["text"]
+            key, text = str(row["key"]) if "key" in row else benchmark.prediction_key(row), row["text"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             missing = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object"
             raise InputError(f"Line {number} of {path} {missing}.") from error
