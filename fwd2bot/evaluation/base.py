@@ -6,7 +6,7 @@ It knows no model; `runner.py` puts both together, `fwd2bot score` takes predict
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What LLaVA-1.5 puts behind a question that wants a word."""
+LETTER_ANSWER = "\nAnswer with the option's letter from the given choices directly."
+"""And behind one that wants a letter."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class Opened(ABC):
 class Benchmark(Opened):
     """A benchmark of texts: each sample gets one, an answer or a caption."""
 
+    served: ClassVar[tuple[str, ...]] = ()
+    """The splits whose answers only a server has."""
+    missing: ClassVar[str | None] = None
+    """What the official scorer does with a sample without a prediction; None: it refuses the file."""
     max_new_tokens: ClassVar[int] = 128
     """As LLaVA-1.5 sets it for this benchmark."""
     prompt: str | None = None
@@ -80,6 +89,21 @@ class Benchmark(Opened):
         """The key of a line of a file of predictions. Raises KeyError where the line lacks a field."""
         return str(row["question_id"])
 
+    def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
+        """The line of a file of predictions, as LLaVA-1.5 writes it; `prediction_key` gives the sample's key back."""
+        return {"question_id": sample.key, "prompt": sample.text, "text": text}
+
+    def keys(self) -> Collection[str]:
+        """What predictions may be about."""
+        return {sample.key for sample in self.samples()}
+
+    def check_scored_here(self) -> None:
+        """Raises InputError where the split has no answers to compare with."""
+        if self.split in self.served:
+            raise InputError(
+                f"Only {self.name}'s server has the answers of {self.split}: write the file for it with --submission."
+            )
+
 
 class VectorBenchmark(Opened):
     """A benchmark of vectors: pictures and texts are embedded, each once, and compared."""
@@ -100,15 +124,33 @@ class VectorBenchmark(Opened):
         """
 
 
-def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
-    """Texts by key from lines of JSON: `text`, and `key` (as we write them) or what `prediction_key` wants.
+def check_complete(needed: Iterable[str], predictions: Mapping[str, str]) -> None:
+    """Raises InputError where one of the keys has no prediction."""
+    lacking = [key for key in needed if key not in predictions]
+    if lacking:
+        raise InputError(
+            f"{len(lacking):,} samples have no prediction (the first is {lacking[0]!r}): the official scorer wants all."
+        )
 
-    Raises InputError with the number of the line that cannot be read, asks for what is no sample, or comes twice.
+
+def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Means by name in per cent, names sorted; of (name, score from 0 to 1)."""
+    found: dict[str, list[float]] = {}
+    for name, score in scores:
+        found.setdefault(name, []).append(score)
+    return {name: 100.0 * sum(values) / len(values) for name, values in sorted(found.items())}
+
+
+def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
+    """Texts by key from lines of JSON: what `prediction_key` wants, and `text`.
+
+    Raises InputError with the number of the line that cannot be read, is about no sample, or comes twice; and where
+    there is none.
     """
-    known = {sample.key for sample in benchmark.samples()}
+    known = benchmark.keys()
     found: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}.") from error
     for number, line in enumerate(lines, 1):
@@ -116,15 +158,17 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
-            key, text = str(row["key"]) if "key" in row else benchmark.prediction_key(row), row["text"]
+            key, text = benchmark.prediction_key(row), row["text"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             missing = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object"
             raise InputError(f"Line {number} of {path} {missing}.") from error
         if not isinstance(text, str):
             raise InputError(f"Line {number} of {path}: text is {text!r}; it must be a text.")
         if key not in known:
-            raise InputError(f"Line {number} of {path} is about {key}, which is no sample of {benchmark.name}.")
+            raise InputError(f"Line {number} of {path} is about {key!r}, which is no sample of {benchmark.name}.")
         if key in found:
-            raise InputError(f"Line {number} of {path} is about {key}, which came before.")
+            raise InputError(f"Line {number} of {path} is about {key!r}, which came before.")
         found[key] = text
+    if not found:
+        raise InputError(f"{path} holds no prediction: write one JSON object a line.")
     return found

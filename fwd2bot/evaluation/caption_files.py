@@ -5,13 +5,12 @@ Fei-Fei (2015), and the files that BLIP and CLIP_benchmark made of those.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fwd2bot.errors import InputError
-from fwd2bot.evaluation.files import field, read_json, read_text, rows_of
+from fwd2bot.evaluation.files import Row, read_json, read_json_list, read_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def read_coco(folder: Path, split: str) -> list[Captioned]:
         {
             "dataset_coco.json": lambda path: _karpathy(path, split, folder),
             f"coco_karpathy_{split}.json": lambda path: _blip(path, folder),
-            f"coco_{split}_karpathy.json": lambda path: coco_format(path, folder / "val2014"),
+            f"coco_{split}_karpathy.json": lambda path: _coco_format(path, folder / "val2014"),
         },
     )
 
@@ -56,7 +55,7 @@ def read_flickr30k(folder: Path, split: str) -> list[Captioned]:
 def read_nocaps(folder: Path, split: str) -> list[Captioned]:
     """nocaps, the validation file with captions; pictures below val/. Raises InputError as `read_coco` does."""
     name = f"nocaps_{split}_4500_captions.json"
-    return _first_there(folder, {name: lambda path: coco_format(path, folder / split)})
+    return _first_there(folder, {name: lambda path: _coco_format(path, folder / split)})
 
 
 def read_textcaps(folder: Path, split: str) -> list[Captioned]:
@@ -64,14 +63,14 @@ def read_textcaps(folder: Path, split: str) -> list[Captioned]:
     return _first_there(folder, {f"TextCaps_0.1_{split}.json": lambda path: _textcaps(path, folder / "train_images")})
 
 
-def coco_format(path: Path, pictures: Path) -> list[Captioned]:
+def _coco_format(path: Path, pictures: Path) -> list[Captioned]:
     """COCO's own format: `images` with id and file_name, `annotations` with image_id and caption."""
     content = read_json(path)
-    captions = _annotations(content, path)
+    captions = _annotations(content)
     found = []
-    for place, row in _rows(content, "images", path):
-        key = str(field(row, "id", int, place))
-        found.append(_captioned(key, pictures / field(row, "file_name", str, place), captions.get(key, []), place))
+    for row in content.rows("images"):
+        key = str(row.number("id"))
+        found.append(_captioned(key, pictures / row.text("file_name"), captions.get(key, []), row.place))
     return _unique(found, path)
 
 
@@ -85,14 +84,13 @@ def _first_there(folder: Path, readers: dict[str, Callable[[Path], list[Captione
 def _karpathy(path: Path, split: str, pictures: Path) -> list[Captioned]:
     """`images` with filename, split, sentences of raw, and where there are several folders a filepath."""
     found = []
-    for place, row in _rows(read_json(path), "images", path):
-        if field(row, "split", str, place) != split:
+    for row in read_json(path).rows("images"):
+        if row.text("split") != split:
             continue
-        name = field(row, "filename", str, place)
-        image = pictures / (field(row, "filepath", str, place) if "filepath" in row else "") / name
-        sentences = rows_of(field(row, "sentences", list, place), place)
-        texts = [field(one, "raw", str, f"sentence {at} of {place}") for at, one in enumerate(sentences)]
-        found.append(_captioned(_number(name), image, texts, place))
+        name = row.text("filename")
+        image = pictures / (row.text("filepath") if "filepath" in row.value else "") / name
+        texts = [sentence.text("raw") for sentence in row.rows("sentences")]
+        found.append(_captioned(_number(name), image, texts, row.place))
     if not found:
         raise InputError(f"{path} has no picture of the split {split!r}.")
     return _unique(found, path)
@@ -100,25 +98,24 @@ def _karpathy(path: Path, split: str, pictures: Path) -> list[Captioned]:
 
 def _blip(path: Path, pictures: Path) -> list[Captioned]:
     """A list with the path of each `image`; the captions lie beside it, in COCO's format under the name *_gt.json."""
-    captions_path = path.with_name(f"{path.stem}_gt.json")
-    captions = _annotations(read_json(captions_path), captions_path)
+    captions = _annotations(read_json(path.with_name(f"{path.stem}_gt.json")))
     found = []
-    for at, row in enumerate(rows_of(read_json(path), str(path))):
-        place = f"entry {at} of {path}"
-        name = field(row, "image", str, place)
+    for row in read_json_list(path):
+        name = row.text("image")
         key = _number(name)
-        found.append(_captioned(key, pictures / name, captions.get(key, []), place))
+        found.append(_captioned(key, pictures / name, captions.get(key, []), row.place))
     return _unique(found, path)
 
 
 def _clip_benchmark(path: Path, pictures: Path) -> list[Captioned]:
     """A head, then lines of `name.jpg,caption`; captions have commas of their own."""
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text(path).splitlines()[1:], 2):
+    for number, line in enumerate(read_text(path).split("\n")[1:], 2):
         name, comma, caption = line.partition(".jpg,")
-        if not comma:
-            raise InputError(f"Line {number} of {path} is no picture and caption, as in 12.jpg,A man waves .")
-        captions.setdefault(name + ".jpg", []).append(caption)
+        if comma:
+            captions.setdefault(name + ".jpg", []).append(caption)
+        elif line.strip():
+            raise InputError(f"{path}, line {number} is no picture and caption, as in 12.jpg,A man waves .")
     return [_captioned(_number(name), pictures / name, texts, str(path)) for name, texts in captions.items()]
 
 
@@ -126,24 +123,18 @@ def _textcaps(path: Path, pictures: Path) -> list[Captioned]:
     """`data` with a row a caption: image_id, image_name, caption_str."""
     names: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
-    for place, row in _rows(read_json(path), "data", path):
-        key = field(row, "image_id", str, place)
-        names[key] = field(row, "image_name", str, place)
-        captions.setdefault(key, []).append(field(row, "caption_str", str, place))
+    for row in read_json(path).rows("data"):
+        key = row.text("image_id")
+        names[key] = row.text("image_name")
+        captions.setdefault(key, []).append(row.text("caption_str"))
     return [_captioned(key, pictures / f"{names[key]}.jpg", texts, str(path)) for key, texts in captions.items()]
 
 
-def _annotations(content: Any, path: Path) -> dict[str, list[str]]:
+def _annotations(content: Row) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
-    for place, row in _rows(content, "annotations", path):
-        caption = field(row, "caption", str, place)
-        captions.setdefault(str(field(row, "image_id", int, place)), []).append(caption)
+    for row in content.rows("annotations"):
+        captions.setdefault(str(row.number("image_id")), []).append(row.text("caption"))
     return captions
-
-
-def _rows(content: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]:
-    for at, row in enumerate(field(content, name, list, str(path))):
-        yield f"{name}[{at}] of {path}", row
 
 
 def _number(name: str) -> str:

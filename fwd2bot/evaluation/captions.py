@@ -10,9 +10,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from fwd2bot.errors import InputError
 from fwd2bot.evaluation import java_scorers
-from fwd2bot.evaluation.base import Benchmark, Sample
+from fwd2bot.evaluation.base import Benchmark, Sample, check_complete
 from fwd2bot.evaluation.caption_files import Captioned, read_coco, read_flickr30k, read_nocaps, read_textcaps
 from fwd2bot.evaluation.caption_metrics import bleu_4, cider, rouge_l
 from fwd2bot.evaluation.ptb import ptb_tokens
@@ -44,9 +43,7 @@ class CaptionBenchmark(Benchmark):
         return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.images]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
-        missing = [one.key for one in self.images if one.key not in predictions]
-        if missing:
-            raise InputError(f"{self.name}: {len(missing)} pictures have no caption, {missing[0]} the first of them.")
+        check_complete((one.key for one in self.images), predictions)
         captions = [predictions[one.key] for one in self.images]
         return caption_scores(captions, [one.captions for one in self.images])
 
@@ -55,9 +52,6 @@ class CaptionBenchmark(Benchmark):
         if reason is None:
             return {"tokeniser": "Stanford PTBTokenizer 3.4.1", "METEOR": "1.5"}
         return {"tokeniser": "fwd2bot.evaluation.ptb", "METEOR": f"not computed: {reason}"}
-
-    def prediction_key(self, row: Mapping[str, object]) -> str:
-        return str(row["image_id"])
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

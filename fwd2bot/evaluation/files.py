@@ -1,54 +1,116 @@
-"""Official files as they are downloaded: read whole, and every field that is used checked."""
+"""The official files, read with a sentence for whatever is not as it should be."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 from fwd2bot.errors import InputError
 
-Value = TypeVar("Value")
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+
+class Row:
+    """An object of a file, whose fields are taken with their kinds checked. `place` says where it stands.
+
+    Every method raises InputError that names the file, the place and the field.
+    """
+
+    __slots__ = ("place", "value")
+
+    def __init__(self, value: Any, place: str) -> None:
+        if not isinstance(value, dict):
+            raise InputError(f"{place} is {_short(value)}, not an object: fetch the file again.")
+        self.value: dict[str, Any] = value
+        self.place = place
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        return value if isinstance(value, str) else self._refuse(name, "a text")
+
+    def number(self, name: str) -> int:
+        value = self._get(name)
+        return value if type(value) is int else self._refuse(name, "a whole number")
+
+    def flag(self, name: str) -> bool:
+        value = self._get(name)
+        return value if isinstance(value, bool) else self._refuse(name, "true or false")
+
+    def texts(self, name: str) -> list[str]:
+        """A list of texts."""
+        value = self._get(name)
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            self._refuse(name, "a list of texts")
+        return list(value)
+
+    def row(self, name: str) -> "Row":
+        """An object in the object."""
+        value = self._get(name)
+        return Row(value, f"{self.place}, {name}") if isinstance(value, dict) else self._refuse(name, "an object")
+
+    def rows(self, name: str) -> list["Row"]:
+        """A list of objects."""
+        value = self._get(name)
+        if not isinstance(value, list):
+            self._refuse(name, "a list")
+        return [Row(one, f"{self.place}, {name}[{number}]") for number, one in enumerate(value)]
+
+    def items(self) -> Iterator[tuple[str, "Row"]]:
+        """The fields of an object all of whose fields are objects."""
+        for name, value in self.value.items():
+            yield name, Row(value, f"{self.place}, {name}")
+
+    def _get(self, name: str) -> Any:
+        if name not in self.value:
+            raise InputError(f"{self.place} has no field {name!r}: fetch the file again.")
+        return self.value[name]
+
+    def _refuse(self, name: str, wanted: str) -> NoReturn:
+        found = _short(self.value[name])
+        raise InputError(f"{self.place}: field {name!r} is {found}, not {wanted}: fetch the file again.")
+
+
+def found(*paths: Path) -> Path:
+    """The first of the paths that is there; the first of all where none is."""
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def read_text(path: Path) -> str:
-    """A file's text. Raises InputError where it is not there or is no text."""
+    """A text file. Raises InputError where it is not there, or is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
+        raise InputError(f"{path} is not there: docs/benchmarks.md says what to download into which folder.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8.") from None
+        raise InputError(f"{path} is not text in UTF-8: fetch it again.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def read_json(path: Path) -> Any:
-    """A file's JSON. Raises InputError where it is not there or is no JSON."""
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): download it again.") from None
+def read_json(path: Path) -> Row:
+    """A file that holds one object."""
+    return Row(_parsed(read_text(path), path), str(path))
 
 
-def rows_of(content: Any, place: str) -> list[Any]:
-    """The content as a list. Raises InputError where it is none, naming the place that it stands at."""
+def read_json_list(path: Path) -> list[Row]:
+    """A file that holds a list of objects."""
+    content = _parsed(read_text(path), path)
     if not isinstance(content, list):
-        raise InputError(f"{place} is {_short(content)}; it must be a list.")
-    return content
+        raise InputError(f"{path} holds {_short(content)}, not a list: fetch it again.")
+    return [Row(value, f"{path}, entry {number}") for number, value in enumerate(content)]
 
 
-def field(row: Any, name: str, kind: type[Value], place: str) -> Value:
-    """row[name]. Raises InputError where there is none, or one of another kind, naming the row's place."""
-    if not isinstance(row, dict):
-        raise InputError(f"{place} is {_short(row)}; it must be an object.")
-    if name not in row:
-        raise InputError(f"{place} has no {name}.")
-    value = row[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InputError(f"{place}: {name} is {_short(value)}; it must be {_KINDS[kind]}.")
-    return value
+def read_json_lines(path: Path) -> list[Row]:
+    """A file with an object a line."""
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return [Row(_parsed(line, f"{path}, line {n}"), f"{path}, line {n}") for n, line in lines if line.strip()]
+
+
+def _parsed(text: str, place: Path | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not whole JSON ({error}): fetch it again.") from None
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:40] + "..."
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,7 +1,8 @@
 """Retrieval: COCO's 5,000 pictures, Flickr30k's 1,000 and nocaps' 4,500, with all of their captions, both ways.
 
-Protocol: one vector a picture and a caption, cosine, R@1, 5, 10 (`metrics.recall_at`). Of COCO, E5-V keeps five captions
-a picture (25,000), CLIP_benchmark and this one all (25,010). For nocaps no public script was found: this is our reading.
+Protocol: one vector a picture and a caption, cosine, R@1, 5, 10 (`metrics.recall_at`). Of COCO, E5-V keeps five
+captions a picture (25,000), CLIP_benchmark and this one all (25,010). For nocaps no public script was found, so this is
+our reading.
 """
 
 from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import VectorBenchmark
-from fwd2bot.evaluation.files import field, read_json
+from fwd2bot.evaluation.files import read_json
 
 KINDS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
 
@@ -57,11 +57,8 @@ class SugarCrepe(VectorBenchmark):
 
 
 def _read(path: Path, kind: str) -> list[Pair]:
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} holds no pairs; it must be an object of them.")
-    pairs = []
-    for key, row in content.items():
-        names = ("filename", "caption", "negative_caption")
-        pairs.append(Pair(kind, *(field(row, name, str, f"{key} of {path}") for name in names)))
-    return pairs
+    """A file's keys may have gaps."""
+    rows = [row for _, row in read_json(path).items()]
+    if not rows:
+        raise InputError(f"{path} holds no pairs: fetch it again.")
+    return [Pair(kind, row.text("filename"), row.text("caption"), row.text("negative_caption")) for row in rows]
