@@ -52,6 +52,10 @@ EXAMPLES = {
   fwd2bot world --out test-world --images 1000 --split test
   fwd2bot compress test-world/images --store test.store
   fwd2bot ask --questions test-world/questions.jsonl --store test.store --json""",
+    "evaluate": """\
+  fwd2bot evaluate --benchmarks pope,gqa --data benchmarks --model emoji-world --out results/pope-gqa
+  fwd2bot evaluate --benchmarks coco_captions,coco_retrieval:val --data benchmarks      # both read benchmarks/coco
+  fwd2bot evaluate --suite world --images 100                                   # what the bundled model is good at""",
     "train": """\
   fwd2bot train configs/emoji-world/tower.yaml
   fwd2bot train configs/emoji-world/tower.yaml       # after a kill: goes on where it was
@@ -81,7 +85,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _train):
+    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _evaluate, _train):
         add(commands)
     return parser
 
@@ -236,6 +240,18 @@ def _world(commands: _Commands) -> None:
     parser.add_argument("--images", metavar="N", type=int, required=True, help="how many")
     parser.add_argument("--split", default="test", help="train, val, test or composition (default: test)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="other images of the same split (default: 0)")
+
+
+def _evaluate(commands: _Commands) -> None:
+    about = "Take the figures of a model on benchmarks; a run that was stopped goes on."
+    parser = _command(commands, "evaluate", about, _model(), _json())
+    parser.add_argument("--benchmarks", metavar="NAMES", help="such as pope,gqa or vqav2:val, which names the split")
+    parser.add_argument("--data", metavar="DIR", help="where each benchmark has its folder, named as it is")
+    parser.add_argument("--suite", choices=("world",), help="instead of benchmarks: the generated world")
+    parser.add_argument("--images", metavar="N", type=int, default=1000, help="of the suite (default: 1000)")
+    _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what asks for a caption, instead of LLaVA-1.5's sentence")
+    parser.add_argument("--out", metavar="DIR", help="folder of answers and figures (default: evaluation/MODEL-TOKENS)")
 
 
 def _train(commands: _Commands) -> None:

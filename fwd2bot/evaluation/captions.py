@@ -5,7 +5,6 @@ the prompt is the one of its own training mixture, and is told in the result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -33,19 +32,15 @@ class CaptionBenchmark(Benchmark):
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
         self.prompt = PROMPT
-
-    @cached_property
-    def images(self) -> list[Captioned]:
-        """The pictures in the file's order, each with its references."""
-        return type(self).read(self.folder, self.split)
+        self.captioned = type(self).read(folder, self.split)
 
     def samples(self) -> Sequence[Sample]:
-        return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.images]
+        return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.captioned]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
-        check_complete((one.key for one in self.images), predictions)
-        captions = [predictions[one.key] for one in self.images]
-        return caption_scores(captions, [one.captions for one in self.images])
+        check_complete((one.key for one in self.captioned), predictions)
+        captions = [predictions[one.key] for one in self.captioned]
+        return caption_scores(captions, [one.captions for one in self.captioned])
 
     def settings(self) -> dict[str, str]:
         reason = java_scorers.why_not()

@@ -6,7 +6,6 @@ our reading.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,9 +23,9 @@ class RetrievalBenchmark(VectorBenchmark):
     metric = "text_to_image_R@1"
     read: ClassVar[Callable[[Path, str], list[Captioned]]]
 
-    @cached_property
-    def captioned(self) -> list[Captioned]:
-        return type(self).read(self.folder, self.split)
+    def __init__(self, folder: Path, split: str | None = None) -> None:
+        super().__init__(folder, split)
+        self.captioned = type(self).read(folder, self.split)
 
     def images(self) -> Sequence[Path | bytes]:
         return [one.image for one in self.captioned]

@@ -5,7 +5,6 @@ Source: Hsieh et al. 2023.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,14 +32,10 @@ class SugarCrepe(VectorBenchmark):
     splits = ("all",)
     metric = "replace_obj"
 
-    @cached_property
-    def pairs(self) -> list[Pair]:
-        return [pair for kind in KINDS for pair in _read(self.folder / f"{kind}.json", kind)]
-
-    @cached_property
-    def filenames(self) -> list[str]:
-        """Each picture once."""
-        return list(dict.fromkeys(pair.filename for pair in self.pairs))
+    def __init__(self, folder: Path, split: str | None = None) -> None:
+        super().__init__(folder, split)
+        self.pairs = [pair for kind in KINDS for pair in _read(folder / f"{kind}.json", kind)]
+        self.filenames = list(dict.fromkeys(pair.filename for pair in self.pairs))  # each picture once
 
     def images(self) -> Sequence[Path | bytes]:
         return [self.folder / "val2017" / name for name in self.filenames]
