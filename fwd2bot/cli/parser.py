@@ -119,7 +119,7 @@ def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it runs."""
 
     def run(options: argparse.Namespace) -> int:
-        home = "fwd2bot.cli.demo" if name == "demo" else "fwd2bot.cli.commands"
+        home = f"fwd2bot.cli.{name if name in ('demo', 'evaluate') else 'commands'}"
         code: int = getattr(import_module(home), f"run_{name}")(options)
         return code
 
