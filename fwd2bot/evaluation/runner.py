@@ -218,6 +218,11 @@ class _Run:
                         f"{value!r}: name another folder with --out."
                     )
             return
+        for answers in (self.file("jsonl"), self.file("images.npy")):
+            if answers.exists():
+                raise InputError(
+                    f"{answers} is there, and {path.name}, which says whose it is, is not: name another --out."
+                )
         write_json(path, self.made_with)
 
     def _kept_rows(self, name: str, count: int) -> "np.memmap[Any, np.dtype[np.float32]]":
