@@ -227,8 +227,12 @@ def test_pictures_that_cannot_be_read_are_listed_and_the_rest_goes_on(
     (tmp_path / "1.png").write_text("no picture")
     (tmp_path / "3.png").unlink()
     result = take(model, questions, tmp_path / "out")
-    assert [one["what"] for one in result["failed"]] == ["0/0", "0/1", "2/0", "2/1"]
-    assert "3.png is not there" in result["failed"][2]["error"]
+    first, second = result["failed"]
+    assert first == {
+        "error": f"{tmp_path}/1.png is not a picture of a kind that can be read (PNG, JPEG, WebP ...).",
+        "samples": 2,
+    }
+    assert "3.png is not there" in second["error"]
     assert result["figures"] == {"answered": pytest.approx(100 / 3)}
     assert len(lines(tmp_path / "out/questions-val.jsonl")) == 2
 
@@ -239,8 +243,17 @@ def test_question_that_does_not_fit_is_listed(model: Fwd2Bot, questions: Questio
     questions.samples = lambda: long
     result = take(model, questions, tmp_path / "out")
     (failed,) = result["failed"]
-    assert failed["what"] == "1/1"
-    assert "this model has room for" in failed["error"]
+    assert failed["error"].startswith("1/1: The question has ")
+    assert failed["samples"] == 1
+    assert len(lines(tmp_path / "out/questions-val.jsonl")) == 5
+
+
+def test_content_that_is_no_picture_is_named_by_its_sample(
+    model: Fwd2Bot, questions: Questions, tmp_path: Path
+) -> None:
+    (tmp_path / "2.png").write_text("no picture")
+    (failed,) = take(model, questions, tmp_path / "out")["failed"]
+    assert failed["error"].startswith("the picture of '1/0' is not a picture")
 
 
 def test_split_of_a_server_is_written_for_it(model: Fwd2Bot, questions: Questions, tmp_path: Path) -> None:
@@ -301,8 +314,8 @@ def test_killed_embedding_goes_on_and_a_broken_picture_is_listed(
     told = Told()
     result = take(model, benchmark, tmp_path / "out", progress=told)
     assert told.lines[0] == ("embedded", "images", 2, 3)  # of six, three were done; the broken one is tried again
-    assert [one["what"] for one in result["failed"]] == ["image 3"]
-    assert "is not a picture" in result["failed"][0]["error"]
+    (failed,) = result["failed"]
+    assert failed["error"].startswith(f"{broken} is not a picture")
 
 
 def test_other_files_below_the_same_run_are_refused(model: Fwd2Bot, world: Path, tmp_path: Path) -> None:
@@ -352,8 +365,7 @@ def test_command_lists_what_it_could_not_read(
     out = tmp_path / "out"
     assert command("--benchmarks", "sugarcrepe", "--data", world, "--model", folder, "--out", out) == 3
     said = capsys.readouterr().out
-    assert "  1 sample could not be asked or read" in said
-    assert "    image 1: " in said
+    assert "  1 sample counted as unanswered: " in said
 
 
 def test_command_takes_the_figures_of_the_world(

@@ -44,11 +44,8 @@ def _print_figures(result: dict[str, Any]) -> None:
         print(f"  only its server has the answers: send it {result['submission']}")
     for name, figure in _flat(result["figures"] or {}):
         print(f"  {name:<28} {figure:7.2f}")
-    failed = result.get("failed", [])
-    if failed:
-        print(f"  {plural(len(failed), 'sample')} could not be asked or read, and counted as wrong or empty:")
-    for one in failed:
-        print(f"    {one['what']}: {one['error']}")
+    for one in result.get("failed", []):
+        print(f"  {plural(one['samples'], 'sample')} counted as unanswered: {one['error']}")
 
 
 def _flat(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:

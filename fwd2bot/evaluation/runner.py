@@ -1,17 +1,19 @@
 """A model on a benchmark: compress every picture once, answer or embed, score.
 
-Below the folder of a run, a benchmark has four files, named by it and its split:
+Below the folder of a run, a benchmark has these files, named by it and its split:
 
     pope-test.run.json      what the rest was made with; another model, number of tokens or prompt is refused
     pope-test.jsonl         the answers, line by line as they come (of vectors: .images.npy and .texts.npy, row by row)
     pope-test.json          the figures, with the commit, the command and the machine
-    MME.zip and the like    what the benchmark's server wants, where there is one
+
+and what the benchmark's server wants, where there is one.
 
 A run that is stopped goes on from the answers that are there.
 """
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from fwd2bot.errors import ImageError, InputError
 from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, read_predictions
 from fwd2bot.evaluation.catalogue import folder_name, open_benchmark
 from fwd2bot.evaluation.files import read_json, write_json
-from fwd2bot.images import decode, read_bytes
+from fwd2bot.images import decode, read_image
 from fwd2bot.model import Fwd2Bot
 from fwd2bot.provenance import provenance
 
@@ -82,7 +84,7 @@ def run_benchmarks(
             **run.made_with,
             **benchmark.settings(),
             **run.told,
-            "failed": [{"what": what, "error": reason} for what, reason in run.failed.items()],
+            "failed": [{"error": reason, "samples": count} for reason, count in run.failed.items()],
             "seconds": round(time.monotonic() - started),
             **provenance(),
             "figures": figures,
@@ -93,7 +95,7 @@ def run_benchmarks(
 
 @dataclass
 class _Run:
-    """One benchmark on its way; `failed` has the reasons why pictures or questions got no answer."""
+    """One benchmark on its way; `failed` has why pictures or questions got no answer, and how many samples that is."""
 
     model: Fwd2Bot
     benchmark: Benchmark | VectorBenchmark
@@ -101,7 +103,7 @@ class _Run:
     num_tokens: int
     progress: Progress
     told: dict[str, Any] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.made_with: dict[str, Any] = {
@@ -132,9 +134,9 @@ class _Run:
                     lines.write(json.dumps(benchmark.prediction_row(sample, text)) + "\n")
                     lines.flush()
                 else:
-                    self.failed[sample.key] = str(text)
+                    self.failed[str(text)] += 1
                 tell(count, len(waiting))
-        predictions |= dict.fromkeys(self.failed, "")
+        predictions |= {sample.key: "" for sample in samples if sample.key not in predictions}
         submission = benchmark.submission(predictions)
         if submission is not None:
             (self.out / submission[0]).write_bytes(submission[1])
@@ -148,14 +150,12 @@ class _Run:
         self.told |= {"images": len(images), "texts": len(texts)}
 
         def embed_images(part: Sequence[int]) -> NDArray[np.float32]:
-            opened = _read_all([images[number] for number in part])
+            opened = _read_all([(images[number], f"image {number}") for number in part])
             vectors = np.full((len(part), self.model.width), np.nan, dtype=np.float32)
             good = [at for at, one in enumerate(opened) if not isinstance(one, ImageError)]
             tokens = self.model.compress([one for one in opened if not isinstance(one, ImageError)], self.num_tokens)
             vectors[good] = self.model.embed(tokens).cpu().numpy()
-            for number, one in zip(part, opened, strict=True):
-                if isinstance(one, ImageError):
-                    self.failed[f"image {number}"] = str(one)
+            self.failed.update(str(one) for one in opened if isinstance(one, ImageError))
             return vectors
 
         def embed_texts(part: Sequence[int]) -> NDArray[np.float32]:
@@ -184,12 +184,12 @@ class _Run:
         return rows
 
     def _answers(self, samples: Sequence[Sample], limit: int) -> Iterator[tuple[Sample, str | Exception]]:
-        """Every sample with its answer, or the reason why there is none; a picture's samples one after another."""
+        """Every sample with its answer, or the reason why there is none; those of one batch of pictures together."""
         by_image: dict[Path | bytes, list[Sample]] = {}
         for sample in samples:
             by_image.setdefault(sample.image, []).append(sample)
         for part in _parts(list(by_image), self.model.batch_size):
-            opened = _read_all(part)
+            opened = _read_all([(image, f"the picture of {by_image[image][0].key!r}") for image in part])
             good = [image for image in opened if not isinstance(image, ImageError)]
             tokens = self.model.compress(good, self.num_tokens)
             asked: list[tuple[int, Sample]] = []
@@ -203,7 +203,7 @@ class _Run:
             asked.sort(key=lambda pair: len(pair[1].text))
             for batch in _parts(asked, self.model.batch_size):
                 rows = tokens[torch.tensor([row for row, _ in batch], device=tokens.device)]
-                answers = _answer(self.model, rows, [sample.text for _, sample in batch], limit)
+                answers = _answer(self.model, rows, [sample for _, sample in batch], limit)
                 yield from zip([sample for _, sample in batch], answers, strict=True)
 
     def _claim(self) -> None:
@@ -251,22 +251,24 @@ def _kept_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
     return read_predictions(benchmark, path) if whole else {}
 
 
-def _answer(model: Fwd2Bot, rows: Tensor, texts: Sequence[str], limit: int) -> list[str | Exception]:
+def _answer(model: Fwd2Bot, rows: Tensor, samples: Sequence[Sample], limit: int) -> list[str | Exception]:
     """An answer each; where one cannot be asked, the reason, and the others all the same."""
     try:
-        return [*model.answer(rows, texts, max_new_tokens=limit)]
+        return [*model.answer(rows, [sample.text for sample in samples], max_new_tokens=limit)]
     except InputError as error:
-        if len(texts) == 1:
-            return [error]
-        alone = (_answer(model, row[None], [text], limit) for row, text in zip(rows, texts, strict=True))
+        if len(samples) == 1:
+            return [InputError(f"{samples[0].key}: {error}")]
+        alone = (_answer(model, row[None], [sample], limit) for row, sample in zip(rows, samples, strict=True))
         return [answer for answers in alone for answer in answers]
 
 
-def _read_all(images: Sequence[Path | bytes]) -> list[Image.Image | ImageError]:
-    def read(image: Path | bytes) -> Image.Image | ImageError:
+def _read_all(images: Sequence[tuple[Path | bytes, str]]) -> list[Image.Image | ImageError]:
+    """Pictures, each a file or its content and what the content is called."""
+
+    def read(one: tuple[Path | bytes, str]) -> Image.Image | ImageError:
+        image, name = one
         try:
-            content = read_bytes(image) if isinstance(image, Path) else image
-            return decode(content, str(image) if isinstance(image, Path) else "The picture in the file").image
+            return read_image(image) if isinstance(image, Path) else decode(image, name).image
         except ImageError as error:
             return error
 
