@@ -273,14 +273,3 @@ def test_unknown_benchmark_and_split_are_told(world: Path) -> None:
         open_benchmark("coco", world)
     with pytest.raises(InputError, match="nocaps_captions has no split 'test'; its splits are val"):
         open_benchmark("nocaps_captions", world / "nocaps", "test")
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_catalogue_names_are_those_of_the_classes(name: str) -> None:
-    from importlib import import_module
-
-    module, _, kind = CATALOGUE[name].partition(":")
-    benchmark = getattr(import_module(module), kind)
-    assert benchmark.name == name
-    assert benchmark.splits
-    assert benchmark.metric

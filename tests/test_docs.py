@@ -21,6 +21,7 @@ from fwd2bot.cli.parser import make_parser
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.compressors.config import CompressorConfig
+from fwd2bot.evaluation.base import Benchmark
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, bundled_names
 from fwd2bot.store import Store
@@ -194,13 +195,16 @@ def test_python_of_other_documents_runs(document):
             exec(compile(code, str(document), "exec"), {})
 
 
-SEAMS = {"llava": Llava, "compressor": Compressor, "model": Fwd2Bot, "store": Store, "Store": Store, "Llava": Llava}
+SEAMS = {
+    "llava": Llava, "compressor": Compressor, "model": Fwd2Bot, "store": Store, "Store": Store, "Llava": Llava,
+    "benchmark": Benchmark,
+}  # fmt: skip
 GIVEN_ON_CREATION = {"tokenizer", "gradient_checkpointing", "network", "config", "name", "source"}
 
 
 def test_names_of_the_seams_are_those_of_the_code():
     code = re.sub(r"#.*", "", "\n".join(blocks(ROOT / "docs/architecture.md", "python")))
-    named = re.findall(r"\b(llava|compressor|model|store|Store|Llava)\.(\w+)((?:, \.\w+)*)", code)
+    named = re.findall(r"\b(llava|compressor|model|store|Store|Llava|benchmark)\.(\w+)((?:, \.\w+)*)", code)
     assert {subject for subject, _, _ in named} == set(SEAMS)
     for subject, first, more in named:
         for name in [first, *re.findall(r"\w+", more)]:

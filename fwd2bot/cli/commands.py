@@ -163,7 +163,14 @@ def run_world(options: argparse.Namespace) -> int:
     if options.images < 1:
         raise InputError(f"--images must be at least 1, not {options.images}.")
     progress = ProgressLine("wrote", "images")
-    write_world(options.out, options.images, options.split, seed=options.seed, progress=progress)
+    write_world(
+        options.out,
+        options.images,
+        options.split,
+        seed=options.seed,
+        benchmarks=options.benchmarks,
+        progress=progress,
+    )
     print(f"{plural(options.images, 'image')} of the {options.split} split in {options.out}")
     return 0
 

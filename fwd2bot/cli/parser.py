@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from fwd2bot import __version__
+from fwd2bot.evaluation.catalogue import CATALOGUE
 
 ABOUT = "Compress each image into a handful of tokens once; answer, caption and search from those tokens ever after."
 ALL_EXAMPLES = """\
@@ -52,6 +53,10 @@ EXAMPLES = {
   fwd2bot world --out test-world --images 1000 --split test
   fwd2bot compress test-world/images --store test.store
   fwd2bot ask --questions test-world/questions.jsonl --store test.store --json""",
+    "score": """\
+  fwd2bot score gqa --data data/gqa --predictions gqa.jsonl --json
+  fwd2bot score vqav2 --data data/vqav2 --split test-dev --predictions vqav2.jsonl --submission upload
+  fwd2bot score pope --data test-world/benchmarks/pope --predictions pope.jsonl     # of `world --benchmarks`""",
     "evaluate": """\
   fwd2bot evaluate --benchmarks pope,gqa --data benchmarks --model emoji-world --out results/pope-gqa
   fwd2bot evaluate --benchmarks coco_captions,coco_retrieval:val --data benchmarks      # both read benchmarks/coco
@@ -85,7 +90,21 @@ def make_parser() -> Parser:
     parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _evaluate, _train):
+    for add in (
+        _demo,
+        _compress,
+        _ask,
+        _caption,
+        _search,
+        _match,
+        _info,
+        _export,
+        _push,
+        _world,
+        _score,
+        _evaluate,
+        _train,
+    ):
         add(commands)
     return parser
 
@@ -119,7 +138,7 @@ def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it runs."""
 
     def run(options: argparse.Namespace) -> int:
-        home = f"fwd2bot.cli.{name if name in ('demo', 'evaluate') else 'commands'}"
+        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate') else 'commands'}"
         code: int = getattr(import_module(home), f"run_{name}")(options)
         return code
 
@@ -240,6 +259,18 @@ def _world(commands: _Commands) -> None:
     parser.add_argument("--images", metavar="N", type=int, required=True, help="how many")
     parser.add_argument("--split", default="test", help="train, val, test or composition (default: test)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="other images of the same split (default: 0)")
+    parser.add_argument("--benchmarks", action="store_true", help="write them in the layouts of benchmarks, too, for "
+                        "fwd2bot score")  # fmt: skip
+
+
+def _score(commands: _Commands) -> None:
+    about = "Score predictions against a benchmark's official files, as its official scorer does."
+    parser = _command(commands, "score", about, _json())
+    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"{', '.join(CATALOGUE)}; see docs/benchmarks.md")
+    parser.add_argument("--data", metavar="DIR", required=True, help="folder that holds its files")
+    parser.add_argument("--predictions", metavar="FILE", required=True, help="JSON lines of question_id, prompt, text")
+    parser.add_argument("--split", metavar="S", help="one of those in docs/benchmarks.md (default: the first)")
+    parser.add_argument("--submission", metavar="DIR", help="write the file for the benchmark's server there instead")
 
 
 def _evaluate(commands: _Commands) -> None:

@@ -160,8 +160,8 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             row = json.loads(line)
             key, text = benchmark.prediction_key(row), row["text"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            missing = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object"
-            raise InputError(f"Line {number} of {path} {missing}.") from error
+            wrong = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object with texts"
+            raise InputError(f"Line {number} of {path} {wrong}: docs/benchmarks.md says what a line holds.") from error
         if not isinstance(text, str):
             raise InputError(f"Line {number} of {path}: text is {text!r}; it must be a text.")
         if key not in known:

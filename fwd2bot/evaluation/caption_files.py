@@ -78,7 +78,7 @@ def _first_there(folder: Path, readers: dict[str, Callable[[Path], list[Captione
     for name, reader in readers.items():
         if (folder / name).exists():
             return reader(folder / name)
-    raise InputError(f"{folder} has no {' or '.join(readers)}: download it, and put it there.")
+    raise InputError(f"{folder} has no {' or '.join(readers)}: docs/benchmarks.md says what to download.")
 
 
 def _karpathy(path: Path, split: str, pictures: Path) -> list[Captioned]:

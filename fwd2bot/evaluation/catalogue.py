@@ -2,9 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fwd2bot.errors import InputError
-from fwd2bot.evaluation.base import Benchmark, VectorBenchmark
+
+if TYPE_CHECKING:
+    from fwd2bot.evaluation.base import Benchmark, VectorBenchmark
 
 CATALOGUE = {
     "gqa": "fwd2bot.evaluation.gqa:GQA",
@@ -27,7 +30,7 @@ CATALOGUE = {
 }
 
 
-def open_benchmark(name: str, folder: Path, split: str | None = None) -> Benchmark | VectorBenchmark:
+def open_benchmark(name: str, folder: Path, split: str | None = None) -> "Benchmark | VectorBenchmark":
     """A benchmark on the folder that holds its files. Raises InputError for an unknown name, and as `Opened`."""
     if name not in CATALOGUE:
         raise InputError(f"There is no benchmark {name!r}; the benchmarks are {', '.join(CATALOGUE)}.")

@@ -170,10 +170,15 @@ def _table(path: Path) -> list[Row]:
     """The rows of a file of tab-separated values, which may be quoted."""
     csv.field_size_limit(1 << 30)  # a picture is one field
     rows = csv.DictReader(StringIO(read_text(path), newline=""), delimiter="\t")
+    found = []
     try:
-        return [Row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+        for number, row in enumerate(rows):
+            if None in row or None in row.values():
+                raise InputError(f"{path}, row {number} has other fields than the head: fetch the file again.")
+            found.append(Row(row, f"{path}, row {number}"))
     except csv.Error as error:
         raise InputError(f"{path} is no table of tab-separated values ({error}): fetch it again.") from None
+    return found
 
 
 def _choices(row: Row) -> dict[str, str]:

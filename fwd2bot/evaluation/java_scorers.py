@@ -43,10 +43,10 @@ def official_tokens(captions: Sequence[str]) -> list[list[str]]:
 def meteor(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
     """METEOR 1.5 of the whole corpus, 0 to 1, from its own statistics. Raises InputError where Java fails."""
     command = ["-Xmx2G", "-jar", _jar(_METEOR), "-", "-", "-stdio", "-l", "en", "-norm"]
-    with _java(command) as process:
-        assert process.stdin is not None, "a pipe"
-        assert process.stdout is not None, "a pipe"
-        try:
+    try:
+        with _java(command) as process:
+            assert process.stdin is not None, "a pipe"
+            assert process.stdout is not None, "a pipe"
             told = [
                 _ask(process.stdin, process.stdout, ["SCORE", *map(_line, own), _line(caption)])
                 for caption, own in zip(captions, references, strict=True)
@@ -55,10 +55,8 @@ def meteor(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequ
             for _ in told[1:]:
                 process.stdout.readline()  # the images' own scores
             return float(process.stdout.readline())
-        except (OSError, ValueError) as error:
-            raise InputError(f"METEOR of pycocoevalcap failed: try `java {' '.join(command)}`.") from error
-        finally:
-            process.kill()
+    except (OSError, ValueError) as error:
+        raise InputError(f"METEOR of pycocoevalcap failed: try `java {' '.join(command)}`.") from error
 
 
 def _ask(to: IO[str], back: IO[str], parts: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ def _phrase(kind: str, scene: Scene, rng: random.Random, /, **words: str) -> str
     return chosen.format(**words)
 
 
-def _absent(scene: Scene, rng: random.Random) -> str:
+def absent(scene: Scene, rng: random.Random) -> str:
     """A name that the scene does not hold."""
     pool = object_names()
     while True:
@@ -110,7 +110,7 @@ def _absent(scene: Scene, rng: random.Random) -> str:
 
 def _exist(scene: Scene, rng: random.Random) -> Question:
     yes = rng.random() < 0.5
-    name = rng.choice(scene.names()) if yes else _absent(scene, rng)
+    name = rng.choice(scene.names()) if yes else absent(scene, rng)
     return Question(text=_phrase("exist", scene, rng, a=article(name)), answer="yes" if yes else "no", kind="exist")
 
 
@@ -139,7 +139,7 @@ def _count_kind(scene: Scene, rng: random.Random) -> Question:
     if repeated and rng.random() < 0.6:
         name = rng.choice(repeated)
     else:
-        name = rng.choice(scene.names()) if rng.random() < 0.6 else _absent(scene, rng)
+        name = rng.choice(scene.names()) if rng.random() < 0.6 else absent(scene, rng)
     text = _phrase("count_kind", scene, rng, names=plural(name))
     return Question(text=text, answer=str(scene.count(name)), kind="count_kind")
 
@@ -183,18 +183,24 @@ def _reading(scene: Scene, rng: random.Random) -> Question | None:
     return None
 
 
-def _choice(scene: Scene, rng: random.Random) -> Question:
+def four_names(scene: Scene, rng: random.Random) -> tuple[Thing, list[str]]:
+    """A thing of the scene, and four names in any order: its own, up to two others of the scene, absent ones."""
     thing = rng.choice(scene.things)
     others: list[str] = [name for name in scene.names() if name != thing.name][:2]
     while len(others) < 3:
-        name = _absent(scene, rng)
+        name = absent(scene, rng)
         if name not in others:
             others.append(name)
-    options = [thing.name, *others]
-    rng.shuffle(options)
-    listed = " ".join(f"{letter}. {name}" for letter, name in zip(_LETTERS, options, strict=True))
+    names = [thing.name, *others]
+    rng.shuffle(names)
+    return thing, names
+
+
+def _choice(scene: Scene, rng: random.Random) -> Question:
+    thing, names = four_names(scene, rng)
+    listed = " ".join(f"{letter}. {name}" for letter, name in zip(_LETTERS, names, strict=True))
     text = _phrase("choice", scene, rng, place=PLACES[thing.place], options=f"{listed} {CHOICE_HINT}")
-    return Question(text=text, answer=_LETTERS[options.index(thing.name)], kind="choice")
+    return Question(text=text, answer=_LETTERS[names.index(thing.name)], kind="choice")
 
 
 _MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {

@@ -7,6 +7,9 @@
     cc3m_pairs.json          LLaVA's CC3M-595K: the same shape, one instruction and one caption
     scenes.jsonl             the records that all of it follows from
 
+With `benchmarks`, too, below benchmarks/: the same scenes in the official layouts of benchmarks (see benchmarks.py
+and benchmark_captions.py).
+
 Every `image` is a name below images/, which is the image folder to give to others' loaders.
 """
 
@@ -18,6 +21,8 @@ from typing import Any
 
 from PIL import Image
 
+from fwd2bot.data.world.benchmark_captions import write_caption_benchmarks
+from fwd2bot.data.world.benchmarks import write_benchmarks
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.questions import questions
 from fwd2bot.data.world.render import render
@@ -42,11 +47,13 @@ def write_world(
     *,
     seed: int = 0,
     size: int = PICTURE,
+    benchmarks: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write `images` scenes of a split, the first of them number `seed * 1_000_000`; gives the folder.
 
-    Raises InputError for an unknown split, a number below 1, or a folder that cannot be written.
+    Raises InputError for an unknown split, a number below 1, too few scenes for `benchmarks`, or a folder that cannot
+    be written.
     """
     out = Path(out)
     if split not in SPLITS:
@@ -63,6 +70,9 @@ def write_world(
             if progress is not None:
                 progress(number + 1, images)
         _write_annotations(out, scenes)
+        if benchmarks:
+            write_benchmarks(out / "benchmarks", scenes, out / "images")
+            write_caption_benchmarks(out / "benchmarks", scenes)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}.") from error
     return out

@@ -1,0 +1,56 @@
+"""`fwd2bot score`: predictions of any model against a benchmark's official files. Loads no model and no torch."""
+
+import argparse
+from pathlib import Path
+
+from fwd2bot.cli.output import note, plural, print_json
+from fwd2bot.errors import InputError
+from fwd2bot.evaluation.base import Benchmark, read_predictions
+from fwd2bot.evaluation.catalogue import open_benchmark
+
+
+def run_score(options: argparse.Namespace) -> int:
+    benchmark = open_benchmark(options.benchmark, Path(options.data), options.split)
+    if not isinstance(benchmark, Benchmark):
+        raise InputError(f"{benchmark.name} compares vectors, not predictions: `fwd2bot evaluate` takes its figures.")
+    predictions = read_predictions(benchmark, Path(options.predictions))
+    missing = sum(sample.key not in predictions for sample in benchmark.samples())
+    if missing and benchmark.missing is not None:
+        note(f"fwd2bot: {plural(missing, 'sample')} without a prediction; the official scorer {benchmark.missing}")
+    if options.submission is not None:
+        return _write_submission(benchmark, predictions, Path(options.submission))
+    figures = benchmark.score(predictions)
+    if benchmark.metric not in figures:
+        raise InputError(f"No prediction in {options.predictions} counts for {benchmark.name}'s {benchmark.metric}.")
+    if options.json:
+        print_json(
+            {
+                "benchmark": benchmark.name,
+                "split": benchmark.split,
+                "metric": benchmark.metric,
+                "value": figures[benchmark.metric],
+                "figures": figures,
+                "predictions": len(predictions),
+                "missing": missing,
+            }
+        )
+        return 0
+    print(f"{benchmark.name} {benchmark.split}, {plural(len(predictions), 'prediction')}")
+    width = max(map(len, figures))
+    for name in sorted(figures, key=lambda name: name != benchmark.metric):  # the one that papers quote comes first
+        print(f"  {name:{width}}  {figures[name]:8.2f}")
+    return 0
+
+
+def _write_submission(benchmark: Benchmark, predictions: dict[str, str], folder: Path) -> int:
+    made = benchmark.submission(predictions)
+    if made is None:
+        raise InputError(f"{benchmark.name} {benchmark.split} goes to no server: leave out --submission.")
+    name, content = made
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{folder / name} cannot be written: {error.strerror or error}.") from error
+    print(folder / name)
+    return 0
