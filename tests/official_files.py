@@ -2,15 +2,18 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from fwd2bot.evaluation.base import Benchmark
-from fwd2bot.evaluation.catalogue import open_benchmark
+from fwd2bot.evaluation.catalogue import CATALOGUE, open_benchmark
 from fwd2bot.evaluation.yes_no import MME
 
 WORD = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+QUESTIONS = [name for name, place in CATALOGUE.items() if re.search(r"\.(gqa|vqa|choice|yes_no):", place)]
+"""The benchmarks of questions."""
 
 
 def write(path: Path, content: Any) -> None:

@@ -6,11 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from official_files import gqa_entry, mmbench, mme, people, pope, scienceqa, textvqa, vizwiz_row, vqav2, write
+from official_files import (
+    QUESTIONS,
+    gqa_entry,
+    mmbench,
+    mme,
+    people,
+    pope,
+    scienceqa,
+    textvqa,
+    vizwiz_row,
+    vqav2,
+    write,
+)
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import read_predictions
-from fwd2bot.evaluation.catalogue import CATALOGUE, open_benchmark
+from fwd2bot.evaluation.catalogue import open_benchmark
 
 
 def fill(folder: Path) -> None:
@@ -58,11 +70,11 @@ def with_(value: Any, *path: str | int) -> Change:
 
 def test_whole_files_are_accepted(tmp_path: Path) -> None:
     fill(tmp_path)
-    for name in set(CATALOGUE) - {"textvqa_without_ocr"}:
+    for name in set(QUESTIONS) - {"textvqa_without_ocr"}:
         use(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_empty_folder_is_told_with_the_file_that_it_lacks(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         InputError, match=r"(is not there|holds no questions): docs/benchmarks.md says what to download"
@@ -173,7 +185,7 @@ def test_predictions_that_are_not_there_are_told(tmp_path: Path) -> None:
         read_predictions(open_benchmark("gqa", tmp_path / "gqa"), tmp_path / "said.jsonl")
 
 
-@pytest.mark.parametrize("name", sorted(set(CATALOGUE) - {"textvqa_without_ocr"}))
+@pytest.mark.parametrize("name", sorted(set(QUESTIONS) - {"textvqa_without_ocr"}))
 def test_line_of_predictions_leads_back_to_its_sample(tmp_path: Path, name: str) -> None:
     fill(tmp_path)
     benchmark = open_benchmark(name, tmp_path / name)

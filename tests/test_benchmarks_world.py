@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from official_files import WORD
+from official_files import QUESTIONS, WORD
 from world_reader import PLACE, answer
 
 from fwd2bot.data.world import Scene, Thing, make_scene
@@ -16,13 +16,13 @@ from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import write_world
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import Benchmark, Sample
-from fwd2bot.evaluation.catalogue import CATALOGUE, open_benchmark
+from fwd2bot.evaluation.catalogue import open_benchmark
 from fwd2bot.evaluation.yes_no import MME
 from fwd2bot.images import decode, read_image
 
 IMAGES = 24
 KNOWN = {*object_names(), SIGN}
-PERFECT = dict.fromkeys(CATALOGUE, 100.0) | {"mme": 2000.0}
+PERFECT = dict.fromkeys(QUESTIONS, 100.0) | {"mme": 2000.0}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def of_mme(sample: Sample, scene: Scene) -> str:
 
 
 WAYS: dict[str, Callable[[Sample, Scene], str]] = {
-    **dict.fromkeys(CATALOGUE, in_words), "scienceqa": in_a_letter, "mmbench": in_a_letter, "mme": of_mme,
+    **dict.fromkeys(QUESTIONS, in_words), "scienceqa": in_a_letter, "mmbench": in_a_letter, "mme": of_mme,
 }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def perfect(benchmark: Benchmark, world: Path) -> dict[str, str]:
     return said
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_answers_from_the_scene_score_everything(world: Path, name: str) -> None:
     benchmark = open_benchmark(name, world / "benchmarks" / name.removesuffix("_without_ocr"))
     said = perfect(benchmark, world)
@@ -82,7 +82,7 @@ def test_answers_from_the_scene_score_everything(world: Path, name: str) -> None
     assert wrong[benchmark.metric] < figures[benchmark.metric]
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_pictures_can_be_read_under_their_official_names(world: Path, name: str) -> None:
     sample = open_benchmark(name, world / "benchmarks" / name.removesuffix("_without_ocr")).samples()[0]
     if isinstance(sample.image, bytes):

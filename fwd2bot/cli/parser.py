@@ -57,6 +57,10 @@ EXAMPLES = {
   fwd2bot score gqa --data data/gqa --predictions gqa.jsonl --json
   fwd2bot score vqav2 --data data/vqav2 --split test-dev --predictions vqav2.jsonl --submission upload
   fwd2bot score pope --data test-world/benchmarks/pope --predictions pope.jsonl     # of `world --benchmarks`""",
+    "evaluate": """\
+  fwd2bot evaluate --benchmarks pope,gqa --data benchmarks --model emoji-world --out results/pope-gqa
+  fwd2bot evaluate --benchmarks coco_captions,coco_retrieval:val --data benchmarks      # both read benchmarks/coco
+  fwd2bot evaluate --suite world --images 100                                   # what the bundled model is good at""",
     "train": """\
   fwd2bot train configs/emoji-world/tower.yaml
   fwd2bot train configs/emoji-world/tower.yaml       # after a kill: goes on where it was
@@ -86,7 +90,21 @@ def make_parser() -> Parser:
     parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _score, _train):
+    for add in (
+        _demo,
+        _compress,
+        _ask,
+        _caption,
+        _search,
+        _match,
+        _info,
+        _export,
+        _push,
+        _world,
+        _score,
+        _evaluate,
+        _train,
+    ):
         add(commands)
     return parser
 
@@ -120,7 +138,7 @@ def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it runs."""
 
     def run(options: argparse.Namespace) -> int:
-        home = f"fwd2bot.cli.{name if name in ('demo', 'score') else 'commands'}"
+        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate') else 'commands'}"
         code: int = getattr(import_module(home), f"run_{name}")(options)
         return code
 
@@ -253,6 +271,18 @@ def _score(commands: _Commands) -> None:
     parser.add_argument("--predictions", metavar="FILE", required=True, help="JSON lines of question_id, prompt, text")
     parser.add_argument("--split", metavar="S", help="one of those in docs/benchmarks.md (default: the first)")
     parser.add_argument("--submission", metavar="DIR", help="write the file for the benchmark's server there instead")
+
+
+def _evaluate(commands: _Commands) -> None:
+    about = "Take the figures of a model on benchmarks; a run that was stopped goes on."
+    parser = _command(commands, "evaluate", about, _model(), _json())
+    parser.add_argument("--benchmarks", metavar="NAMES", help="such as pope,gqa or vqav2:val, which names the split")
+    parser.add_argument("--data", metavar="DIR", help="where each benchmark has its folder, named as it is")
+    parser.add_argument("--suite", choices=("world",), help="instead of benchmarks: the generated world")
+    parser.add_argument("--images", metavar="N", type=int, default=1000, help="of the suite (default: 1000)")
+    _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what asks for a caption, instead of LLaVA-1.5's sentence")
+    parser.add_argument("--out", metavar="DIR", help="folder of answers and figures (default: evaluation/MODEL-TOKENS)")
 
 
 def _train(commands: _Commands) -> None:

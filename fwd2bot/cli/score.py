@@ -11,6 +11,8 @@ from fwd2bot.evaluation.catalogue import open_benchmark
 
 def run_score(options: argparse.Namespace) -> int:
     benchmark = open_benchmark(options.benchmark, Path(options.data), options.split)
+    if not isinstance(benchmark, Benchmark):
+        raise InputError(f"{benchmark.name} compares vectors, not predictions: `fwd2bot evaluate` takes its figures.")
     predictions = read_predictions(benchmark, Path(options.predictions))
     missing = sum(sample.key not in predictions for sample in benchmark.samples())
     if missing and benchmark.missing is not None:

@@ -1,7 +1,7 @@
 """What a benchmark is: official files in, official metric out.
 
-A benchmark reads the folder that a user downloaded, says what is to be asked, and scores what was answered. It knows no
-model; `runner.py` puts both together, `fwd2bot score` takes predictions from anywhere.
+A benchmark reads the folder that a user downloaded, says what is to be asked or embedded, and scores what comes back.
+It knows no model; `runner.py` puts both together, `fwd2bot score` takes predictions from anywhere.
 """
 
 import json
@@ -10,6 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
 
@@ -32,8 +35,8 @@ class Sample:
     text: str
 
 
-class Benchmark(ABC):
-    """A benchmark of texts: each sample gets one, an answer or a caption.
+class Opened(ABC):
+    """What both kinds of benchmark share.
 
     Opened on a folder and one of `splits` (None: the first); raises InputError that names the file, and the field,
     where the folder does not hold what it should.
@@ -43,16 +46,29 @@ class Benchmark(ABC):
     splits: ClassVar[tuple[str, ...]]
     metric: ClassVar[str]
     """Which figure of `score` papers quote."""
-    served: ClassVar[tuple[str, ...]] = ()
-    """The splits whose answers only a server has."""
-    missing: ClassVar[str | None] = None
-    """What the official scorer does with a sample without a prediction; None: it refuses the file."""
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         self.folder = folder
         self.split = split or self.splits[0]
         if self.split not in self.splits:
             raise InputError(f"{self.name} has no split {self.split!r}; its splits are {', '.join(self.splits)}.")
+
+    def settings(self) -> dict[str, str]:
+        """What the figures depend on besides files and model, for the result: which tokeniser cut the captions."""
+        return {}
+
+
+class Benchmark(Opened):
+    """A benchmark of texts: each sample gets one, an answer or a caption."""
+
+    served: ClassVar[tuple[str, ...]] = ()
+    """The splits whose answers only a server has."""
+    missing: ClassVar[str | None] = None
+    """What the official scorer does with a sample without a prediction; None: it refuses the file."""
+    max_new_tokens: ClassVar[int] = 128
+    """As LLaVA-1.5 sets it for this benchmark."""
+    prompt: str | None = None
+    """The one text of all samples, where there is one; another may be set before `samples` is called."""
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
@@ -87,6 +103,25 @@ class Benchmark(ABC):
             raise InputError(
                 f"Only {self.name}'s server has the answers of {self.split}: write the file for it with --submission."
             )
+
+
+class VectorBenchmark(Opened):
+    """A benchmark of vectors: pictures and texts are embedded, each once, and compared."""
+
+    @abstractmethod
+    def images(self) -> Sequence[Path | bytes]:
+        """What is embedded of the pictures, each once."""
+
+    @abstractmethod
+    def texts(self) -> Sequence[str]:
+        """What is embedded of the texts."""
+
+    @abstractmethod
+    def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
+        """Figures by name, in per cent, from unit vectors (I, D) and (T, D) in the order of `images` and `texts`.
+
+        A row of NaN is a picture that could not be read: it is near nothing, and finds nothing.
+        """
 
 
 def check_complete(needed: Iterable[str], predictions: Mapping[str, str]) -> None:

@@ -25,6 +25,7 @@ class ScienceQA(Benchmark):
     name = "scienceqa"
     splits = ("test", "val")
     metric = "image"
+    max_new_tokens = 1024
     missing = "leaves them out of `image`, and counts them as wrong in `all`"
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
@@ -93,6 +94,7 @@ class MMBench(Benchmark):
     name = "mmbench"
     splits = ("dev", "dev_en", "test_en")
     metric = "accuracy"
+    max_new_tokens = 1024
     served = ("test_en",)
     missing = "counts them as wrong"
     FILES: Mapping[str, str] = {

@@ -104,6 +104,15 @@ def read_json_lines(path: Path) -> list[Row]:
     return [Row(_parsed(line, f"{path}, line {n}"), f"{path}, line {n}") for n, line in lines if line.strip()]
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Raises InputError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
 def _parsed(text: str, place: Path | str) -> Any:
     try:
         return json.loads(text)

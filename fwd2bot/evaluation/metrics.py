@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_CELLS = 1 << 24
+"""Similarities held at once: 64 MiB."""
 _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
@@ -27,20 +29,37 @@ def above_guessing(score: float, full: float, guessing: float) -> float:
 
 
 def recall_at(
-    similarity: NDArray[np.float32], owners: Sequence[int], ranks: Sequence[int] = (1, 5, 10)
+    images: NDArray[np.float32],
+    texts: NDArray[np.float32],
+    owners: Sequence[int],
+    ranks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """COCO's protocol: text-to-image and image-to-text R@k in per cent.
+    """COCO's protocol: text-to-image and image-to-text R@k in per cent, from unit vectors (I, D) and (T, D).
 
-    similarity (images, texts); owners[t] is the image that text t belongs to. Image to text counts as found when any
-    of the image's own texts is among the first k. Of equal scores the lower index comes first.
+    owners[t] is the image that text t belongs to; an image's nearest own text counts. Of equal scores the wrong one
+    comes first, so that vectors which are all alike find nothing. A row of NaN is nearest to nothing.
     """
-    owner = np.asarray(owners)
-    images = np.arange(similarity.shape[0])
-    by_text = np.argsort(-similarity, axis=0, kind="stable")  # (images, texts): images in order, for each text
-    by_image = np.argsort(-similarity, axis=1, kind="stable")  # (images, texts): texts in order, for each image
+    owner, numbers = np.asarray(owners), np.arange(len(images))
+    by_text = _wrong_before(texts, owner, images, numbers)
+    by_image = _wrong_before(images, numbers, texts, owner)
     recalls = {}
     for rank in ranks:
-        recalls[f"text_to_image_R@{rank}"] = 100.0 * float((by_text[:rank] == owner).any(axis=0).mean())
-        found = (owner[by_image[:, :rank]] == images[:, None]).any(axis=1)
-        recalls[f"image_to_text_R@{rank}"] = 100.0 * float(found.mean())
+        recalls[f"text_to_image_R@{rank}"] = 100.0 * float((by_text < rank).mean())
+        recalls[f"image_to_text_R@{rank}"] = 100.0 * float((by_image < rank).mean())
     return recalls
+
+
+def _wrong_before(
+    queries: NDArray[np.float32], own: NDArray[np.int64], items: NDArray[np.float32], of: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of each query (Q,), how many wrong items score as high as its best right one: those with `of` == `own`."""
+    counts = np.empty(len(queries), dtype=np.int64)
+    step = max(1, _CELLS // len(items))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        scores = queries[part] @ items.T
+        scores[np.isnan(scores)] = -np.inf
+        right = own[part, None] == of
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        counts[part] = ((scores >= best) & ~right).sum(axis=1)
+    return counts

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fwd2bot.data.world import captions, make_scene, questions, render
 from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.errors import Fwd2BotError, InputError
+from fwd2bot.evaluation.files import write_json
 from fwd2bot.evaluation.metrics import exact_match, recall_at
 from fwd2bot.model import Fwd2Bot, load
 from fwd2bot.provenance import provenance
@@ -69,7 +70,7 @@ def retrieval_scores(
 ) -> dict[str, float]:
     """Recalls from unit vectors: images (N, D), texts (N * texts_an_image, D) in the images' order."""
     owners = [number // texts_an_image for number in range(len(texts))]
-    return recall_at(images @ texts.T, owners)
+    return recall_at(images, texts, owners)
 
 
 def model_vectors(
@@ -98,6 +99,33 @@ def evaluate(model: Fwd2Bot, num_tokens: int | None, images: int, gallery_size: 
     return figures
 
 
+def world_result(model: Fwd2Bot, num_tokens: int | None, images: int, gallery_size: int) -> dict[str, Any]:
+    """All figures with what made them. Raises InputError for numbers that cannot be."""
+    if images < 1:
+        raise InputError(f"--images is {images}; it must be at least 1.")
+    if gallery_size < 2 or gallery_size % 2:
+        raise InputError(f"--gallery is {gallery_size}; it must be even: each scene has its near duplicate beside it.")
+    started = time.monotonic()
+    figures = evaluate(model, num_tokens, images, gallery_size)
+    return {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "num_tokens": num_tokens or model.num_tokens,
+        "images": images,
+        "gallery": gallery_size,
+        "seconds": round(time.monotonic() - started),
+        **provenance(),
+        "figures": figures,
+    }
+
+
+def run_world(model: Fwd2Bot, out: Path, *, num_tokens: int | None, images: int) -> Iterator[dict[str, Any]]:
+    """The one result of this suite, in `out`/world.json; about as many images to search as are asked about."""
+    result = world_result(model, num_tokens, images, images + images % 2)
+    write_json(out / "world.json", result)
+    yield result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write one JSON a run."""
     parser = argparse.ArgumentParser(prog="python -m fwd2bot.evaluation.world", description=__doc__)
@@ -107,43 +135,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gallery", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    started = time.monotonic()
     try:
-        _check(options.images, options.gallery)
-        model = load(options.model)
-        figures = evaluate(model, options.tokens, options.images, options.gallery)
-        fingerprint = model.fingerprint
+        result = world_result(load(options.model), options.tokens, options.images, options.gallery)
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code
-    result = {
-        "model": model.name,
-        "fingerprint": fingerprint,
-        "num_tokens": options.tokens or model.num_tokens,
-        "images": options.images,
-        "gallery": options.gallery,
-        "seconds": round(time.monotonic() - started),
-        **provenance(),
-        "figures": figures,
-    }
     write_result(result, options.out)
     return 0
 
 
 def write_result(result: Mapping[str, Any], out: Path | None) -> None:
     """A run's JSON to stdout, and to the file `out` where there is one."""
-    text = json.dumps(result, indent=1)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-def _check(images: int, gallery_size: int) -> None:
-    if images < 1:
-        raise InputError(f"--images is {images}; it must be at least 1.")
-    if gallery_size < 2 or gallery_size % 2:
-        raise InputError(f"--gallery is {gallery_size}; it must be even: each scene has its near duplicate beside it.")
+        write_json(out, result)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

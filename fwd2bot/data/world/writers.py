@@ -7,7 +7,8 @@
     cc3m_pairs.json          LLaVA's CC3M-595K: the same shape, one instruction and one caption
     scenes.jsonl             the records that all of it follows from
 
-With `benchmarks`, too, below benchmarks/: the same scenes in the official layouts of benchmarks (see benchmarks.py).
+With `benchmarks`, too, below benchmarks/: the same scenes in the official layouts of benchmarks (see benchmarks.py
+and benchmark_captions.py).
 
 Every `image` is a name below images/, which is the image folder to give to others' loaders.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from fwd2bot.data.world.benchmark_captions import write_caption_benchmarks
 from fwd2bot.data.world.benchmarks import write_benchmarks
 from fwd2bot.data.world.language import captions
 from fwd2bot.data.world.questions import questions
@@ -70,6 +72,7 @@ def write_world(
         _write_annotations(out, scenes)
         if benchmarks:
             write_benchmarks(out / "benchmarks", scenes, out / "images")
+            write_caption_benchmarks(out / "benchmarks", scenes)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}.") from error
     return out

@@ -1,0 +1,95 @@
+"""Captioning: COCO (Karpathy's test), Flickr30k (its 1,000), nocaps and TextCaps (validation).
+
+One sentence a picture, against what people wrote of it: BLEU-4, CIDEr, METEOR, ROUGE-L. LLaVA ships no caption script;
+the prompt is the one of its own training mixture, and is told in the result.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import ClassVar
+
+from fwd2bot.evaluation import java_scorers
+from fwd2bot.evaluation.base import Benchmark, Sample, check_complete
+from fwd2bot.evaluation.caption_files import Captioned, read_coco, read_flickr30k, read_nocaps, read_textcaps
+from fwd2bot.evaluation.caption_metrics import bleu_4, cider, rouge_l
+from fwd2bot.evaluation.ptb import ptb_tokens
+
+PROMPT = "Provide a one-sentence caption for the provided image."
+
+
+class CaptionBenchmark(Benchmark):
+    """Pictures with references; predictions are asked for by the pictures' own ids.
+
+    The official tokeniser and METEOR need Java and pycocoevalcap. Without them captions are cut by `ptb`, and METEOR
+    is left out: `settings` says so, and why.
+    """
+
+    metric = "CIDEr"
+    max_new_tokens = 64
+    read: ClassVar[Callable[[Path, str], list[Captioned]]]
+
+    def __init__(self, folder: Path, split: str | None = None) -> None:
+        super().__init__(folder, split)
+        self.prompt = PROMPT
+        self.captioned = type(self).read(folder, self.split)
+
+    def samples(self) -> Sequence[Sample]:
+        return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.captioned]
+
+    def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
+        check_complete((one.key for one in self.captioned), predictions)
+        captions = [predictions[one.key] for one in self.captioned]
+        return caption_scores(captions, [one.captions for one in self.captioned])
+
+    def settings(self) -> dict[str, str]:
+        reason = java_scorers.why_not()
+        if reason is None:
+            return {"tokeniser": "Stanford PTBTokenizer 3.4.1", "METEOR": "1.5"}
+        return {"tokeniser": "fwd2bot.evaluation.ptb", "METEOR": f"not computed: {reason}"}
+
+
+def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Figures times 100, as papers print them; METEOR where it can be computed."""
+    official = java_scorers.why_not() is None
+    texts = [*captions, *(text for own in references for text in own)]
+    tokens = java_scorers.official_tokens(texts) if official else [ptb_tokens(text) for text in texts]
+    ends = accumulate((len(own) for own in references), initial=len(captions))
+    wanted = [tokens[start:end] for start, end in pairwise(ends)]
+    made = tokens[: len(captions)]
+    figures = {"BLEU-4": bleu_4(made, wanted), "CIDEr": cider(made, wanted), "ROUGE-L": rouge_l(made, wanted)}
+    if official:
+        figures["METEOR"] = java_scorers.meteor(made, wanted)
+    return {name: 100.0 * figure for name, figure in figures.items()}
+
+
+class CocoCaptions(CaptionBenchmark):
+    """5,000 pictures, 25,010 references."""
+
+    name = "coco_captions"
+    splits = ("test", "val")
+    read = read_coco
+
+
+class Flickr30kCaptions(CaptionBenchmark):
+    """1,000 pictures, 5,000 references."""
+
+    name = "flickr30k_captions"
+    splits = ("test", "val")
+    read = read_flickr30k
+
+
+class NocapsCaptions(CaptionBenchmark):
+    """4,500 pictures, 45,000 references; the official site keeps them private, the file circulates."""
+
+    name = "nocaps_captions"
+    splits = ("val",)
+    read = read_nocaps
+
+
+class TextCaps(CaptionBenchmark):
+    """3,166 pictures, five references each."""
+
+    name = "textcaps"
+    splits = ("val",)
+    read = read_textcaps

@@ -1,0 +1,282 @@
+"""A model on a benchmark: compress every picture once, answer or embed, score.
+
+Below the folder of a run, a benchmark has these files, named by it and its split:
+
+    pope-test.run.json      what the rest was made with; another model, number of tokens or prompt is refused
+    pope-test.jsonl         the answers, line by line as they come (of vectors: .images.npy and .texts.npy, row by row)
+    pope-test.json          the figures, with the commit, the command and the machine
+
+and what the benchmark's server wants, where there is one.
+
+A run that is stopped goes on from the answers that are there.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fwd2bot.errors import ImageError, InputError
+from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, read_predictions
+from fwd2bot.evaluation.catalogue import folder_name, open_benchmark
+from fwd2bot.evaluation.files import read_json, write_json
+from fwd2bot.images import decode, read_image
+from fwd2bot.model import Fwd2Bot
+from fwd2bot.provenance import provenance
+
+Progress = Callable[[str, str], Callable[[int, int], None]]
+"""What is done and to what, "answered", "questions" -> what is told how many are done, of how many."""
+Item = TypeVar("Item")
+_SHARE = 4
+"""An answer has at most this part of the context: of LLaVA-1.5's 4,096 that is the most that a benchmark asks for."""
+
+
+def open_benchmarks(names: str, data: Path | str, prompt: str | None = None) -> list[Benchmark | VectorBenchmark]:
+    """The benchmarks of "pope,vqav2:val", each on its folder below `data`; `prompt`: another for those that have one.
+
+    Raises InputError for an unknown name or split, files that are not what they should be, or a prompt for none.
+    """
+    opened = []
+    for one in names.split(","):
+        name, _, split = one.strip().partition(":")
+        opened.append(open_benchmark(name, Path(data) / folder_name(name), split or None))
+    if prompt is not None:
+        captioning = [one for one in opened if isinstance(one, Benchmark) and one.prompt is not None]
+        if not captioning:
+            raise InputError("--prompt is for captions: the questions of the other benchmarks are their own.")
+        for benchmark in captioning:
+            benchmark.prompt = prompt
+    return opened
+
+
+def run_benchmarks(
+    model: Fwd2Bot,
+    benchmarks: Sequence[Benchmark | VectorBenchmark],
+    out: Path,
+    *,
+    num_tokens: int | None = None,
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
+    """The result of each, as it is written below `out`: figures, what could not be read, and what made them.
+
+    Raises InputError where the model cannot do one of them, before any is begun, and where `out` has answers of another
+    model, number of tokens or prompt.
+    """
+    count = model.compressor.chosen_count(num_tokens)
+    for benchmark in benchmarks:
+        if isinstance(benchmark, VectorBenchmark) and not model.embeds_text:
+            raise InputError(f"{model.name} does not embed text, as {benchmark.name} needs it; take a fwd2bot model.")
+    for benchmark in benchmarks:
+        started = time.monotonic()
+        run = _Run(model, benchmark, out, count, progress)
+        figures = run.vectors(benchmark) if isinstance(benchmark, VectorBenchmark) else run.texts(benchmark)
+        result = {
+            **run.made_with,
+            **benchmark.settings(),
+            **run.told,
+            "failed": [{"error": reason, "samples": count} for reason, count in run.failed.items()],
+            "seconds": round(time.monotonic() - started),
+            **provenance(),
+            "metric": benchmark.metric,
+            "figures": figures,
+        }
+        write_json(run.file("json"), result)
+        yield result
+
+
+@dataclass
+class _Run:
+    """One benchmark on its way; `failed` has why pictures or questions got no answer, and how many samples that is."""
+
+    model: Fwd2Bot
+    benchmark: Benchmark | VectorBenchmark
+    out: Path
+    num_tokens: int
+    progress: Progress
+    told: dict[str, Any] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.made_with: dict[str, Any] = {
+            "benchmark": self.benchmark.name,
+            "split": self.benchmark.split,
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "num_tokens": self.num_tokens,
+        }
+
+    def file(self, extension: str) -> Path:
+        return self.out / f"{self.benchmark.name}-{self.benchmark.split}.{extension}"
+
+    def texts(self, benchmark: Benchmark) -> dict[str, float] | None:
+        """The figures of answers; None where only a server can give them."""
+        limit = min(benchmark.max_new_tokens, self.model.compressor.llava.context // _SHARE)
+        self.made_with |= {"prompt": benchmark.prompt, "max_new_tokens": limit}
+        self._claim()
+        samples = benchmark.samples()
+        predictions = _kept_predictions(benchmark, self.file("jsonl"))
+        waiting = [sample for sample in samples if sample.key not in predictions]
+        self.told |= {"samples": len(samples), "answered_before": len(predictions)}
+        tell = self.progress("answered", "questions")
+        with self.file("jsonl").open("a", encoding="utf-8") as lines:
+            for count, (sample, text) in enumerate(self._answers(waiting, limit), 1):
+                if isinstance(text, str):
+                    predictions[sample.key] = text
+                    lines.write(json.dumps(benchmark.prediction_row(sample, text)) + "\n")
+                    lines.flush()
+                else:
+                    self.failed[str(text)] += 1
+                tell(count, len(waiting))
+        predictions |= {sample.key: "" for sample in samples if sample.key not in predictions}
+        submission = benchmark.submission(predictions)
+        if submission is not None:
+            (self.out / submission[0]).write_bytes(submission[1])
+            self.told["submission"] = submission[0]
+        return None if benchmark.split in benchmark.served else benchmark.score(predictions)
+
+    def vectors(self, benchmark: VectorBenchmark) -> dict[str, float]:
+        """The figures of vectors."""
+        self._claim()
+        images, texts = benchmark.images(), benchmark.texts()
+        self.told |= {"images": len(images), "texts": len(texts)}
+
+        def embed_images(part: Sequence[int]) -> NDArray[np.float32]:
+            opened = _read_all([(images[number], f"image {number}") for number in part])
+            vectors = np.full((len(part), self.model.width), np.nan, dtype=np.float32)
+            good = [at for at, one in enumerate(opened) if not isinstance(one, ImageError)]
+            tokens = self.model.compress([one for one in opened if not isinstance(one, ImageError)], self.num_tokens)
+            vectors[good] = self.model.embed(tokens).cpu().numpy()
+            self.failed.update(str(one) for one in opened if isinstance(one, ImageError))
+            return vectors
+
+        def embed_texts(part: Sequence[int]) -> NDArray[np.float32]:
+            vectors: NDArray[np.float32] = (
+                self.model.embed([texts[number] for number in part], self.num_tokens).cpu().numpy()
+            )
+            return vectors
+
+        return benchmark.score(
+            self._embedded("images", len(images), embed_images), self._embedded("texts", len(texts), embed_texts)
+        )
+
+    def _embedded(
+        self, unit: str, count: int, embed: Callable[[Sequence[int]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Vectors (count, D) by their numbers, those that are not on the disk yet from `embed`."""
+        rows = self._kept_rows(f"{unit}.npy", count)
+        waiting = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()
+        tell = self.progress("embedded", unit)
+        done = 0
+        for part in _parts(waiting, self.model.batch_size):
+            rows[part] = embed(part)
+            rows.flush()
+            done += len(part)
+            tell(done, len(waiting))
+        return rows
+
+    def _answers(self, samples: Sequence[Sample], limit: int) -> Iterator[tuple[Sample, str | Exception]]:
+        """Every sample with its answer, or the reason why there is none; those of one batch of pictures together."""
+        by_image: dict[Path | bytes, list[Sample]] = {}
+        for sample in samples:
+            by_image.setdefault(sample.image, []).append(sample)
+        for part in _parts(list(by_image), self.model.batch_size):
+            opened = _read_all([(image, f"the picture of {by_image[image][0].key!r}") for image in part])
+            good = [image for image in opened if not isinstance(image, ImageError)]
+            tokens = self.model.compress(good, self.num_tokens)
+            asked: list[tuple[int, Sample]] = []
+            row = 0
+            for name, image in zip(part, opened, strict=True):
+                if isinstance(image, ImageError):
+                    yield from ((sample, image) for sample in by_image[name])
+                else:
+                    asked += [(row, sample) for sample in by_image[name]]
+                    row += 1
+            asked.sort(key=lambda pair: len(pair[1].text))
+            for batch in _parts(asked, self.model.batch_size):
+                rows = tokens[torch.tensor([row for row, _ in batch], device=tokens.device)]
+                answers = _answer(self.model, rows, [sample for _, sample in batch], limit)
+                yield from zip([sample for _, sample in batch], answers, strict=True)
+
+    def _claim(self) -> None:
+        """Writes down what this run is made with. Raises InputError where another was begun here."""
+        path = self.file("run.json")
+        if path.exists():
+            there = read_json(path).value
+            for name, value in self.made_with.items():
+                if there.get(name) != value:
+                    raise InputError(
+                        f"{self.out} has {self.benchmark.name} with {name} {there.get(name)!r}, and this run has "
+                        f"{value!r}: name another folder with --out."
+                    )
+            return
+        for answers in (self.file("jsonl"), self.file("images.npy")):
+            if answers.exists():
+                raise InputError(
+                    f"{answers} is there, and {path.name}, which says whose it is, is not: name another --out."
+                )
+        write_json(path, self.made_with)
+
+    def _kept_rows(self, name: str, count: int) -> "np.memmap[Any, np.dtype[np.float32]]":
+        """Vectors (count, D) on the disk, NaN where one is not there yet."""
+        path, shape = self.file(name), (count, self.model.width)
+        if not path.exists():
+            new = path.with_suffix(".new")
+            rows = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=shape)
+            rows[:] = np.nan
+            rows.flush()
+            new.rename(path)
+        rows = np.lib.format.open_memmap(path, mode="r+")
+        if rows.shape != shape:
+            raise InputError(f"{path} has {len(rows)} vectors, and there are {count} now: name another --out.")
+        return rows
+
+
+def _kept_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
+    """What was answered before; a last line that a kill cut short is taken out of the file."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return read_predictions(benchmark, path) if whole else {}
+
+
+def _answer(model: Fwd2Bot, rows: Tensor, samples: Sequence[Sample], limit: int) -> list[str | Exception]:
+    """An answer each; where one cannot be asked, the reason, and the others all the same."""
+    try:
+        return [*model.answer(rows, [sample.text for sample in samples], max_new_tokens=limit)]
+    except InputError as error:
+        if len(samples) == 1:
+            return [InputError(f"{samples[0].key}: {error}")]
+        alone = (_answer(model, row[None], [sample], limit) for row, sample in zip(rows, samples, strict=True))
+        return [answer for answers in alone for answer in answers]
+
+
+def _read_all(images: Sequence[tuple[Path | bytes, str]]) -> list[Image.Image | ImageError]:
+    """Pictures, each a file or its content and what the content is called."""
+
+    def read(one: tuple[Path | bytes, str]) -> Image.Image | ImageError:
+        image, name = one
+        try:
+            return read_image(image) if isinstance(image, Path) else decode(image, name).image
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(read, images))
+
+
+def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
