@@ -90,6 +90,10 @@ class Llava(nn.Module):
         return int(self.network.config.text_config.hidden_size)
 
     @property
+    def tower_width(self) -> int:
+        return int(self.network.config.vision_config.hidden_size)
+
+    @property
     def context(self) -> int:
         """The most positions that the language model can take."""
         return int(self.network.config.text_config.max_position_embeddings)
@@ -161,6 +165,21 @@ class Llava(nn.Module):
             features = features[:, -len(appended) :]
         elif self.network.config.vision_feature_select_strategy == "default":
             features = features[:, 1:]
+        return self.project(features)
+
+    def tower_states(self, pixels: Tensor, levels: Sequence[int]) -> list[Tensor]:
+        """Hidden states of the tower, each (B, 1 + V, width of the tower), class token first.
+
+        Level 0 is what enters its first layer, level i the output of the i-th; LLaVA reads level `num_tower_layers`.
+        """
+        tower = self.network.model.vision_tower
+        states: list[Tensor] = [tower.pre_layrnorm(tower.embeddings(pixels.to(self.dtype)))]
+        for block in tower.encoder.layers[: max(levels)]:
+            states.append(self._run_block(block, states[-1]))
+        return [states[level] for level in levels]
+
+    def project(self, features: Tensor) -> Tensor:
+        """The projector: (..., width of the tower) -> (..., D)."""
         tokens: Tensor = self.network.model.multi_modal_projector(features)
         return tokens
 

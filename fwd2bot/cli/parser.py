@@ -42,6 +42,9 @@ EXAMPLES = {
     "info": """\
   fwd2bot info album.store
   fwd2bot info album.store --json""",
+    "methods": """\
+  fwd2bot methods
+  fwd2bot methods --json""",
     "export": """\
   fwd2bot export emoji-world --to plain                       # a LLaVA for transformers
   fwd2bot export emoji-world --to plain-llm --what llm        # the language model alone, for prompt embeddings""",
@@ -81,7 +84,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fwd2bot", description=ABOUT, epilog=_examples(ALL_EXAMPLES), formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"fwd2bot {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _export, _push, _world, _train):
+    for add in (_demo, _compress, _ask, _caption, _search, _match, _info, _methods, _export, _push, _world, _train):
         add(commands)
     return parser
 
@@ -208,6 +211,11 @@ def _info(commands: _Commands) -> None:
     about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
     parser = _command(commands, "info", about, _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _methods(commands: _Commands) -> None:
+    about = "List the methods of compression: what each needs and gives, and where it is from."
+    _command(commands, "methods", about, _json())
 
 
 def _export(commands: _Commands) -> None:
