@@ -16,7 +16,7 @@ import fwd2bot
 from fwd2bot.cli.parser import EXAMPLES, make_parser
 from fwd2bot.store import Store
 
-COMMANDS = ("demo", "compress", "ask", "caption", "search", "match", "info", "export", "push", "world", "train")
+COMMANDS = ("demo", "compress", "ask", "caption", "search", "match", "info", "methods", "export", "push", "world", "train")
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
 
@@ -39,13 +39,13 @@ def test_every_example_can_be_parsed() -> None:
                 assert make_parser().parse_args(words[1:]).command == words[1]
 
 
-@pytest.mark.parametrize("command", ["help", "info"])
-def test_help_and_info_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
-    arguments = ["--help"] if command == "help" else ["info", "album.store"]
+@pytest.mark.parametrize("command", ["help", "info", "methods"])
+def test_help_info_and_methods_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
+    arguments = {"help": ["--help"], "info": ["info", "album.store"], "methods": ["methods", "--json"]}[command]
     process = [sys.executable, "-X", "importtime", "-m", "fwd2bot", *arguments]
     ran = subprocess.run(process, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
-    heavy = {"torch", "transformers", "pandas.core", "PIL.Image"} | ({"numpy", "lance"} if command == "help" else set())
+    heavy = {"torch", "transformers", "pandas.core", "PIL.Image"} | ({"numpy", "lance"} if command != "info" else set())
     assert not imported & heavy
     assert "fwd2bot.cli.parser" in imported
 

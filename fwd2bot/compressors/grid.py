@@ -14,7 +14,8 @@ from fwd2bot.losses import full_precision
 def as_map(tokens: Tensor) -> Tensor:
     """(B, V, C) -> (B, C, rows, columns)."""
     side = math.isqrt(tokens.shape[1])
-    return tokens.transpose(1, 2).unflatten(2, (side, side))
+    cells: Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))
+    return cells
 
 
 def resized(tokens: Tensor, side: int, mode: str = "bilinear") -> Tensor:
@@ -26,5 +27,5 @@ def resized(tokens: Tensor, side: int, mode: str = "bilinear") -> Tensor:
 def windows(tokens: Tensor, side: int) -> Tensor:
     """(B, V, C) -> (B, side^2, V / side^2, C): the tokens of each square window; all in raster order."""
     window = math.isqrt(tokens.shape[1]) // side
-    cut = tokens.unflatten(1, (side, window, side, window))
+    cut: Tensor = tokens.unflatten(1, (side, window, side, window))
     return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)

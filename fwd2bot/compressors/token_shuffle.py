@@ -29,10 +29,8 @@ class TokenShuffle(Compressor):
         if len(config.token_counts) > 1:
             raise InputError("token_shuffle gives one number of tokens only; leave token_counts empty.")
         if window > llava.width:
-            least = llava.num_visual_tokens // llava.width + 1
             raise InputError(
-                f"token_shuffle cannot lay {window} tokens side by side in {llava.width} channels; take num_tokens "
-                f"from {least} up."
+                f"token_shuffle cannot lay {window} tokens side by side in {llava.width} channels; take more num_tokens."
             )
         self.shuffle = Shuffle(llava.width, window).to(llava.device, llava.dtype)
 

@@ -28,13 +28,18 @@ class VisionZip(Compressor):
     def compress(self, pixels: Tensor, questions: Sequence[str] | None = None, num_tokens: int | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, K, D)."""
         count, layer = self.chosen_count(num_tokens), self.llava.num_tower_layers
-        contextual = max(1, 10 * count // 64)
+        contextual = contextual_count(count)
         before, states = self.llava.tower_states(pixels, [layer - 1, layer])  # (B, 1 + V, W) each
         queries, keys = queries_and_keys(self.llava, before, layer - 1)
         heads = int(self.llava.network.config.vision_config.num_attention_heads)
         attention = class_attention(queries, keys, heads)  # (B, V)
         mean_keys = keys.unflatten(2, (heads, -1)).mean(dim=2)  # (B, 1 + V, W / heads)
         return self.llava.project(zip_tokens(states, mean_keys, attention, count - contextual, contextual))
+
+
+def contextual_count(count: int) -> int:
+    """C of K."""
+    return max(1, 10 * count // 64)
 
 
 def zip_tokens(states: Tensor, keys: Tensor, attention: Tensor, dominant: int, contextual: int) -> Tensor:
