@@ -65,6 +65,15 @@ class TestContract:
         assert tokens.isfinite().all()
         assert compressor.answer_loss(tokens, batch_of(compressor, TURNS)).isfinite()
 
+    def test_trains_under_autocast(self, name):
+        compressor = tiny_compressor(name)
+        trained = compressor.trainable()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compressor.answer_loss(compressor.compress(tiny_pixels(2)), batch_of(compressor, TURNS))
+        loss.backward()
+        assert loss.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in trained if parameter.grad is not None)
+
     def test_refuses_other_numbers_of_tokens(self, name):
         with pytest.raises(InputError, match="tokens an image, not 3"):
             tiny_compressor(name).compress(tiny_pixels(1), num_tokens=3)

@@ -30,7 +30,7 @@ class TokenShuffle(Compressor):
             raise InputError("token_shuffle gives one number of tokens only; leave token_counts empty.")
         if window > llava.width:
             raise InputError(
-                f"token_shuffle cannot lay {window} tokens side by side in {llava.width} channels; take more num_tokens."
+                f"token_shuffle cannot lay {window} tokens side by side in {llava.width} channels; take more tokens."
             )
         self.shuffle = Shuffle(llava.width, window).to(llava.device, llava.dtype)
 
