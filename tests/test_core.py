@@ -21,6 +21,13 @@ def test_masks_are_the_things_of_the_scene():
     assert groups == {tuple(place for place, sign in enumerate("".join(SCENE)) if sign == one) for one in ".ab"}
 
 
+def test_masks_are_the_same_under_autocast():
+    features = torch.randn(2, 36, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        masks = find_masks(features, 6)
+    assert torch.equal(masks, find_masks(features, 6))
+
+
 def test_no_mask_is_empty_where_all_patches_are_alike():
     masks = find_masks(torch.ones(2, 9, 4), 5)
     assert [sorted(set(row)) for row in masks.tolist()] == [list(range(5))] * 2

@@ -27,10 +27,10 @@ def merged_by_hand(features, keys, attention, chosen, neighbours):
 
 
 def test_outliers_are_above_the_upper_fence_of_the_whole_batch():
-    attention = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 8.0]])
-    # Q1 0, Q3 2.25, fence 5.625; a fence of the second row alone would be 8
+    attention = torch.tensor([[1.0, 1.0, 1.0, 1.0], [2.0, 3.0, 4.0, 8.0]])
+    # Q1 1, Q3 3.25, fence 6.625; a fence of the second row alone would be 8.375
     assert outlier_ratio(attention) == 1 / 8
-    attention[1, 3] = 5.0  # the fence stays
+    attention[1, 3] = 6.5  # the fence stays
     assert outlier_ratio(attention) == 0.0
 
 

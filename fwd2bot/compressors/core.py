@@ -55,7 +55,7 @@ def merge_masks(features: Tensor, masks: Tensor, count: int) -> Tensor:
     shares = (belongs / belongs.sum(dim=1, keepdim=True)).transpose(1, 2)  # (B, K, V)
     side = round(features.shape[1] ** 0.5)
     places = torch.arange(side**2, device=features.device)
-    rows, columns = (shares @ axis.to(shares.dtype) for axis in (places // side, places % side))  # (B, K) each
+    rows, columns = ((shares * axis).sum(-1) for axis in (places // side, places % side))  # (B, K) each
     order = columns.argsort(dim=1, stable=True)
     order = order.gather(1, rows.gather(1, order).argsort(dim=1, stable=True))
     return rows_at(shares @ full_precision(features), order).to(features.dtype)

@@ -3,6 +3,7 @@
 Shapes: B images, V patches, W width of the tower.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,8 +32,9 @@ def largest_first(scores: Tensor) -> Tensor:
 
 
 def likeness(rows: Tensor, others: Tensor) -> Tensor:
-    """Cosines: (B, n, W) and (B, m, W) -> (B, n, m)."""
-    return F.normalize(rows, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
+    """Cosines: (B, n, W) and (B, m, W) -> (B, n, m). Autocast would round them to two digits and pick others."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return F.normalize(rows, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
 
 
 def rows_at(values: Tensor, places: Tensor) -> Tensor:
