@@ -4,7 +4,7 @@ Shapes: B pictures, K summary tokens, D width.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +144,18 @@ class Fwd2Bot:
             asked = None if questions is None else questions[chunk]
             parts.append(self.compressor.compress(self._llava.pixels(opened), asked, num_tokens))
         return torch.cat([part.to(parts[-1].dtype) for part in parts])
+
+    def compress_for_questions(
+        self, images: Sequence[Image.Image | str | Path], num_tokens: int | None = None
+    ) -> Callable[[Sequence[int], Sequence[str]], Tensor]:
+        """What gives the tokens (Q, K, D) that questions are answered from: numbers of their pictures, Q questions.
+
+        The pictures are compressed once, or, by a method that needs the question, for each question anew.
+        """
+        if self.compressor.needs_question:
+            return lambda rows, questions: self.compress([images[row] for row in rows], num_tokens, questions)
+        tokens = self.compress(images, num_tokens)
+        return lambda rows, _: tokens[torch.tensor(rows, device=tokens.device, dtype=torch.long)]
 
     def answer(
         self,
