@@ -78,7 +78,8 @@ def our_table(table: Table) -> str:
     heads = " | ".join(head for head, _ in columns)
     lines = [f"| method | tokens | {heads} | seeds |", "| --- | ---: |" + " ---: |" * (len(columns) + 1)]
     missing = []
-    for cell, count in ((cell, count) for cell in table.cells for count in CELLS[cell].tokens):
+    rows = [(cell, count) for cell in table.cells for count in CELLS[cell].tokens]
+    for cell, count in rows:
         runs = list(results(cell, count))
         if not runs:
             missing.append(f"`{cell}` with {count}")
