@@ -28,6 +28,8 @@ RECIPE = ROOT / "configs/evidence.yaml"
 IMAGES = 200
 BENCHMARKS = ("coco_captions", "sugarcrepe")
 """The second for methods that embed text."""
+CAPTION_PROMPT = "Describe the image."
+"""LLaVA-1.5's own wording is none that the world's models were taught."""
 GRID = (36, 16, 4)
 
 
@@ -119,7 +121,8 @@ def measure(trained: Path, count: int, data: Path) -> dict[str, Any]:
     (of_world,) = json.loads(run("evaluate", "--suite", "world", "--images", IMAGES, *common))
     found: dict[str, Any] = of_world["figures"]
     names = BENCHMARKS if "retrieval" in found else BENCHMARKS[:1]
-    for one in json.loads(run("evaluate", "--benchmarks", ",".join(names), "--data", data, *common)):
+    asked = ("--data", data, "--prompt", CAPTION_PROMPT)
+    for one in json.loads(run("evaluate", "--benchmarks", ",".join(names), *asked, *common)):
         found[one["benchmark"]] = one["figures"]
     return found
 
