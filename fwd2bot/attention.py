@@ -49,6 +49,49 @@ def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return (weights @ value).transpose(1, 2)
 
 
+@torch.no_grad()
+def weights(
+    module: Any,
+    hidden: Tensor,
+    *,
+    rows: Tensor | None = None,
+    rope: tuple[Tensor, Tensor] | None = None,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """What rows attend to in a layer's attention, the mean over its heads: hidden (B, T, D) -> (B, R, T).
+
+    hidden is what the attention is given; rows (B, R): those that attend (None: all); rope: cosines and sines (B, T, d)
+    (None: the layer has no positions); allowed (B, R, T): True = seen (None: all).
+    """
+    asking = hidden if rows is None else taken(hidden, rows)
+    query, key = (
+        part.unflatten(2, (-1, module.head_dim)).transpose(1, 2)
+        for part in (module.q_proj(asking), module.k_proj(hidden))
+    )
+    if rope is not None:
+        key = _turned(key, *rope)
+        query = _turned(
+            query, *(part if rows is None else taken(part.expand(len(hidden), -1, -1), rows) for part in rope)
+        )
+    key = repeat_kv(key, getattr(module, "num_key_value_groups", 1))
+    scores = (query * module.head_dim**-0.5) @ key.transpose(2, 3)  # (B, heads, R, T)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[:, None], float("-inf"))
+    shares: Tensor = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return shares.mean(dim=1)
+
+
+def taken(rows: Tensor, places: Tensor) -> Tensor:
+    """The rows (B, T, D) at places (B, R), one list for each element: (B, R, D)."""
+    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[2]))
+
+
+def _turned(part: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary positions as in Llama: (B, heads, T, d)."""
+    low, high = part.chunk(2, dim=-1)
+    return part * cosines[:, None] + torch.cat([-high, low], dim=-1) * sines[:, None]
+
+
 def register() -> str:
     """Tells transformers about it; gives the name to put in `attn_implementation`."""
     AttentionInterface.register(NAME, attention)

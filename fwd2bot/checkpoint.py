@@ -53,7 +53,7 @@ def save_model(
         compressor.llava.save(folder / "base", dtype)
     for name in adapters.adapter_names(compressor):
         adapters.save_adapter(compressor.llava.network, name, folder / name, dtype)
-    own = {name: p.detach().to("cpu", dtype).contiguous() for name, p in compressor.named_parameters(recurse=False)}
+    own = {name: p.detach().to("cpu", dtype).contiguous() for name, p in compressor.added_parameters().items()}
     if own:
         save_file(own, folder / _OWN)
     content = {"fwd2bot": FORMAT, "base": base or "base", "compressor": compressor.config.to_dict()}
@@ -248,7 +248,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _load_own(compressor: Compressor, path: Path) -> None:
-    own = dict(compressor.named_parameters(recurse=False))
+    own = compressor.added_parameters()
     if not own:
         return
     try:

@@ -38,8 +38,8 @@ class Exported:
 def export_model(name: str | Path, folder: str | Path, *, what: str = "llava", dtype: str | None = None) -> Exported:
     """Writes the model that `load` calls `name` to a new folder. Dtype: that in which `load` would compute.
 
-    Raises InputError for an unknown layout or dtype, and for a folder that holds something or cannot be written;
-    ModelError when the model cannot be read.
+    Raises InputError for an unknown layout or dtype, for a folder that holds something or cannot be written, and for a
+    method that changes the language model; ModelError when the model cannot be read.
     """
     if what not in LAYOUTS:
         raise InputError(f"{what!r} is no layout to export to; the layouts are {', '.join(LAYOUTS)}.")
@@ -48,6 +48,9 @@ def export_model(name: str | Path, folder: str | Path, *, what: str = "llava", d
     fingerprint = checkpoint.fingerprint(source)
     with checkpoint.new_folder(folder) as new:
         compressor = checkpoint.load_model(source, kind)
+        if compressor.rows_of() != compressor.num_tokens:
+            method = compressor.config.compressor
+            raise InputError(f"{method} leaves tokens out inside the language model, which a plain LLaVA cannot do.")
         merged = merge(compressor.llava.network, GENERATE)
         generation = compressor.llava.network.generation_config
         generation.eos_token_id = sorted(compressor.llava.stop_ids)  # an answer ends where it ends with us

@@ -7,7 +7,9 @@ Shapes: B rows, T positions, V visual tokens, D width of the language model.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot import adapters, attention
 from fwd2bot.errors import ModelError
+from fwd2bot.reduction import Reduction, Rows
 
 LANGUAGE_LAYERS = "model.language_model.layers"
 VISION_LAYERS = "model.vision_tower.encoder.layers"
@@ -133,6 +136,16 @@ class Llava(nn.Module):
         adapted = {id(parameter) for parameter in adapters.adapter_parameters(self.network).values()}
         return [p for module in modules for p in module.parameters() if id(p) not in adapted]
 
+    def halve_matrices(self) -> None:
+        """Keep the matrices of layers, projector, patches and head in bfloat16; adapters, norms and embeddings stay.
+
+        Autocast computes the same numbers with them, without a copy of each in every pass.
+        """
+        kept = self.network.get_input_embeddings().weight
+        for module in self.network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight is not kept:
+                module.weight.data = module.weight.data.to(torch.bfloat16)
+
     def compile(self, **options: Any) -> None:
         """torch.compile for a layer of the tower and one of the language model; all layers share the code.
 
@@ -149,18 +162,34 @@ class Llava(nn.Module):
         pixels: Tensor = inputs["pixel_values"]
         return pixels.to(self.device, self.dtype)
 
-    def visual_tokens(self, pixels: Tensor, appended: Tensor | None = None, stage: str | None = None) -> Tensor:
+    def visual_tokens(
+        self,
+        pixels: Tensor,
+        appended: Tensor | None = None,
+        stage: str | None = None,
+        *,
+        run_block: Callable[[int, nn.Module, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """H_v: (B, 3, H, W) -> (B, V, D). Layer -2 of CLIP (as configured), class token dropped, projected.
 
         With `appended` (K, width of the tower), these K rows join the patches in the tower, and only they are
-        given: (B, K, D).
+        given: (B, K, D). `run_block` stands in place of a layer of the tower: its number, itself, what it gets.
         """
         with adapters.stage(stage):
-            features = self._tower(pixels.to(self.dtype), appended)
+            features = deque(self._tower(pixels.to(self.dtype), appended, run_block), maxlen=1).pop()
         if appended is not None:
             features = features[:, -len(appended) :]
         elif self.network.config.vision_feature_select_strategy == "default":
             features = features[:, 1:]
+        return self.project(features)
+
+    def tower_states(self, pixels: Tensor, levels: Sequence[int]) -> list[Tensor]:
+        """What the tower holds after so many layers, the class token first: each (B, 1 + V, width of the tower)."""
+        states = list(self._tower(pixels.to(self.dtype)))
+        return [states[level] for level in levels]
+
+    def project(self, features: Tensor) -> Tensor:
+        """(..., width of the tower) -> (..., D)."""
         tokens: Tensor = self.network.model.multi_modal_projector(features)
         return tokens
 
@@ -184,20 +213,22 @@ class Llava(nn.Module):
         tokens: str = "final_norm",
         positions: Tensor | None = None,
         allowed: Tensor | None = None,
+        reduction: Reduction | None = None,
     ) -> Tensor:
         """One pass of the language model: (B, T, D) -> (B, T, D) after the final norm ("pre_norm": before it).
 
         `mask` (B, T) is True at real tokens; padding may stand anywhere, positions count real tokens only. None
         says that nothing is padded, and is faster. Outputs at padding mean nothing. Causal rows padded on the right
         need no mask: no real token sees what follows it. `allowed` (B, 1, T, T), True where a row sees a column, stands
-        in place of the mask; see `independent_turns`.
+        in place of the mask; see `independent_turns`. With a `reduction` the image's rows are those that it leaves.
         """
         if positions is None:
             positions = count_positions(mask) if mask is not None else _range(embeddings)
         positions = positions.expand(len(embeddings), -1)
         if allowed is None and mask is not None:
             allowed = allowed_pairs(mask, bidirectional)
-        hidden = self._forward(embeddings, positions, allowed, stage, bidirectional=bidirectional)
+        rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
+        hidden = self._forward(rows, stage, bidirectional=bidirectional)
         return self._final_norm(hidden) if tokens == "final_norm" else hidden
 
     @torch.inference_mode()
@@ -209,6 +240,7 @@ class Llava(nn.Module):
         *,
         max_new_tokens: int = 64,
         positions: Tensor | None = None,
+        reduction: Reduction | None = None,
     ) -> list[list[int]]:
         """Greedy answers to B rows of embeddings (B, T, D): lists of token ids without the closing token.
 
@@ -221,16 +253,17 @@ class Llava(nn.Module):
             order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # padding to the left, real tokens in their order
             embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
             mask, positions = mask.gather(1, order), positions.gather(1, order)
-        cache = _Cache(len(self.network.model.language_model.layers), embeddings.shape[1] + max_new_tokens)
+            reduction = None if reduction is None else reduction.moved(order)
+        cache = _Cache(len(self.network.model.language_model.layers), max_new_tokens)
         allowed = None if mask is None else allowed_pairs(mask)
-        hidden = self._forward(embeddings, positions, allowed, stage, cache=cache)
-        return self._decode(hidden[:, -1:], positions[:, -1:], mask, stage, cache, max_new_tokens)
+        rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
+        hidden = self._forward(rows, stage, cache=cache)
+        return self._decode(hidden[:, -1:], positions[:, -1:], stage, cache, max_new_tokens)
 
     def _decode(
         self,
         hidden: Tensor,
         positions: Tensor,
-        mask: Tensor | None,
         stage: str | None,
         cache: "_Cache",
         max_new_tokens: int,
@@ -251,53 +284,55 @@ class Llava(nn.Module):
                 kept = torch.tensor([index for index, row in enumerate(rows) if row in open_rows], device=ids.device)
                 rows = [row for row in rows if row in open_rows]
                 ids, positions = ids[kept], positions[kept]
-                mask = None if mask is None else mask[kept]
                 cache.keep(kept)
             positions = positions + 1
-            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            allowed = None if mask is None else mask[:, None, None, :]
-            hidden = self._forward(self.embed(ids[:, None]), positions, allowed, stage, cache=cache)
+            hidden = self._forward(Rows(hidden=self.embed(ids[:, None]), positions=positions), stage, cache=cache)
         return answers
 
     def _forward(
-        self,
-        embeddings: Tensor,
-        positions: Tensor,
-        allowed: Tensor | None,
-        stage: str | None,
-        *,
-        bidirectional: bool = False,
-        cache: "_Cache | None" = None,
+        self, rows: Rows, stage: str | None, *, bidirectional: bool = False, cache: "_Cache | None" = None
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D) before the final norm."""
+        """Through all layers: (B, T, D) before the final norm."""
         configured = self.network.config.text_config._attn_implementation
         assert configured == attention.NAME, f"{configured} attention is not causal without a mask; leave ours in place"
-        rope = self.network.model.language_model.rotary_emb(embeddings, positions)
+        language = self.network.model.language_model
         # Without a mask the attention is causal by itself; only the bidirectional pass must say that it is not.
         options: dict[str, Any] = {"is_causal": False} if bidirectional else {}
         run_layer = self._run_layer if cache is None else _run_layer
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        hidden = embeddings
+        rope, previous = language.rotary_emb(rows.hidden, rows.positions), rows.hidden
         with adapters.stage(stage):
-            for layer in self.network.model.language_model.layers:
+            for index, layer in enumerate(language.layers):
+                reduced = rows.before(index, language.layers, previous, rope)
+                if reduced is not rows:
+                    rows, rope = reduced, language.rotary_emb(reduced.hidden, reduced.positions)
+                allowed = rows.allowed if cache is None else cache.allowed(index, rows)
                 call = partial(run_layer, layer, allowed=allowed, rope=rope, cache=cache, options=options)
+                previous = rows.hidden
                 if recompute:
                     contexts = partial(adapters.recompute_in_stage, stage)
-                    recomputed: Tensor = checkpoint(call, hidden, use_reentrant=False, context_fn=contexts)
-                    hidden = recomputed
+                    recomputed: Tensor = checkpoint(call, previous, use_reentrant=False, context_fn=contexts)
+                    rows = replace(rows, hidden=recomputed)
                 else:
-                    hidden = call(hidden)
-        return hidden
+                    rows = replace(rows, hidden=call(previous))
+        return rows.hidden
 
-    def _tower(self, pixels: Tensor, appended: Tensor | None) -> Tensor:
+    def _tower(
+        self,
+        pixels: Tensor,
+        appended: Tensor | None = None,
+        run_block: Callable[[int, nn.Module, Tensor], Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """What enters the first layer, and what each layer gives."""
         tower = self.network.model.vision_tower
         hidden: Tensor = tower.embeddings(pixels)
         if appended is not None:
             hidden = torch.cat([hidden, appended.to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
         hidden = tower.pre_layrnorm(hidden)
-        for block in tower.encoder.layers[: self.num_tower_layers]:
-            hidden = self._run_block(block, hidden)
-        return hidden
+        yield hidden
+        for index, block in enumerate(tower.encoder.layers[: self.num_tower_layers]):
+            hidden = self._run_block(block, hidden) if run_block is None else run_block(index, block, hidden)
+            yield hidden
 
     def _final_norm(self, hidden: Tensor) -> Tensor:
         normed: Tensor = self.network.model.language_model.norm(hidden)
@@ -324,19 +359,31 @@ def _run_block(block: nn.Module, hidden: Tensor) -> Tensor:
 
 
 class _Cache:
-    """Keys and values of every layer in buffers of the full length; what transformers' attention calls is `update`."""
+    """Keys and values of every layer in buffers of the full length; what transformers' attention calls is `update`.
 
-    def __init__(self, layers: int, length: int) -> None:
-        self.length = length
+    room: how many tokens may follow what the first pass leaves.
+    """
+
+    def __init__(self, layers: int, room: int) -> None:
+        self.room = room
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.masks: list[Tensor | None] = [None] * layers
         self.filled = [0] * layers
+
+    def allowed(self, layer: int, rows: Rows) -> Tensor | None:
+        """What the attention of a layer is told: of the first pass its own, later what was real in that pass."""
+        if self.buffers[layer] is None:
+            self.masks[layer] = None if rows.mask is None else F.pad(rows.mask, (0, self.room), value=True)
+            return rows.allowed
+        mask = self.masks[layer]
+        return None if mask is None else mask[:, None, None, : self.filled[layer] + 1]
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Appends (B, heads, t, d) and gives all that has been appended so far."""
         start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
         buffers = self.buffers[layer]
         if buffers is None:
-            shape = (*keys.shape[:2], self.length, keys.shape[3])
+            shape = (*keys.shape[:2], end + self.room, keys.shape[3])
             buffers = self.buffers[layer] = (keys.new_empty(shape), values.new_empty(shape))
         buffers[0][:, :, start:end], buffers[1][:, :, start:end] = keys, values
         self.filled[layer] = end
@@ -345,6 +392,7 @@ class _Cache:
     def keep(self, rows: Tensor) -> None:
         """Only these rows of the batch go on."""
         self.buffers = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.buffers]
+        self.masks = [None if mask is None else mask[rows] for mask in self.masks]
 
 
 def count_positions(mask: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class Fwd2Bot:
         """
         if self.compressor.needs_question and questions is None:
             raise InputError(f"{self.name} compresses for a question: give one for each picture.")
-        parts = [torch.empty(0, self.compressor.chosen_count(num_tokens), self.width, device=self._llava.device)]
+        parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             opened = [one if isinstance(one, Image.Image) else read_image(one) for one in images[chunk]]

@@ -40,8 +40,6 @@ done
 echo "== bundle" >&2
 "$python" tools/bundle.py "$work/fwd2bot" emoji-world
 
-"$python" tools/keep_parts.py "$work" checkpoints/emoji-world
-
 echo "== figures" >&2
 mkdir -p "$figures" results/world
 world=fwd2bot.evaluation.world

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_compressor, tiny_llava, tiny_pixels
+from tiny import tiny_compressor, tiny_llava, tiny_pixels, tiny_tokens
 
 from fwd2bot.adapters import StageLinear
 from fwd2bot.checkpoint import load_model, save_model
@@ -37,11 +37,13 @@ class TestContract:
     def test_gives_the_tokens_it_offers(self, name):
         compressor = tiny_compressor(name)
         for count in compressor.token_counts:
-            tokens = compressor.compress(tiny_pixels(3), num_tokens=count)
-            assert tokens.shape == (3, count, compressor.llava.width)
+            tokens = tiny_tokens(compressor, tiny_pixels(3), num_tokens=count)
+            assert tokens.shape == (3, compressor.rows_of(count), compressor.llava.width)
             assert tokens.dtype == compressor.llava.dtype
             assert tokens.isfinite().all()
-        assert compressor.compress(tiny_pixels(1)).shape[1] == compressor.num_tokens == compressor.token_counts[-1]
+        assert tiny_tokens(compressor, tiny_pixels(1)).shape[1] == compressor.rows_of(compressor.num_tokens)
+        assert compressor.num_tokens == compressor.token_counts[-1]
+        assert not compressor.storable or compressor.rows_of() == compressor.num_tokens == compressor.mean_tokens
 
     def test_refuses_other_numbers_of_tokens(self, name):
         with pytest.raises(InputError, match="tokens an image, not 3"):
@@ -49,10 +51,10 @@ class TestContract:
 
     def test_gives_the_same_again_alone_and_in_a_batch(self, name):
         compressor, pixels = tiny_compressor(name), tiny_pixels(3)
-        tokens = compressor.compress(pixels)
-        assert torch.equal(compressor.compress(pixels), tokens)
+        tokens = tiny_tokens(compressor, pixels)
+        assert torch.equal(tiny_tokens(compressor, pixels), tokens)
         for row in range(3):
-            close(compressor.compress(pixels[row : row + 1]), tokens[row : row + 1])
+            close(tiny_tokens(compressor, pixels[row : row + 1]), tokens[row : row + 1])
         assert not torch.allclose(tokens[0], tokens[1], atol=1e-3)
 
     def test_does_not_see_the_question_unless_it_needs_it(self, name):
@@ -65,7 +67,7 @@ class TestContract:
     def test_every_trained_parameter_has_a_gradient(self, name):
         compressor = tiny_compressor(name)
         trained = compressor.trainable()
-        tokens = compressor.compress(tiny_pixels(2))
+        tokens = tiny_tokens(compressor, tiny_pixels(2))
         loss = compressor.answer_loss(tokens, batch_of(compressor, TURNS))
         if compressor.embeds_text:
             loss = loss + compressor.embed_rows(tokens).sum() + compressor.compress_text(TEXTS).sum()
@@ -76,13 +78,26 @@ class TestContract:
 
     def test_the_loss_is_that_of_all_logits(self, name):
         compressor = tiny_compressor(name)
-        tokens, batch = compressor.compress(tiny_pixels(2)), batch_of(compressor, TURNS)
+        tokens, batch = tiny_tokens(compressor, tiny_pixels(2)), batch_of(compressor, TURNS)
         expected = autoregressive_loss(compressor.answer_logits(tokens, batch), batch.labels)
         close(compressor.answer_loss(tokens, batch), expected)
 
+    def test_answers_the_same_alone_and_in_a_batch(self, name):
+        compressor = tiny_compressor(name, layers=4)
+        tokens, batch = tiny_tokens(compressor, tiny_pixels(2)), batch_of(compressor, TURNS)
+        together = compressor.answer_logits(tokens, batch)
+        asked = [[("what ?", None)], [("where is the red fox ?", None)]]
+        answers = compressor.generate(tokens, batch_of(compressor, asked), max_new_tokens=6)
+        for row in range(2):
+            alone = batch_of(compressor, TURNS[row : row + 1])
+            logits = compressor.answer_logits(tokens[row : row + 1], alone)
+            close(together[row : row + 1, : alone.ids.shape[1]], logits)
+            prompt = batch_of(compressor, asked[row : row + 1])
+            assert compressor.generate(tokens[row : row + 1], prompt, max_new_tokens=6) == answers[row : row + 1]
+
     def test_text_and_rows_give_vectors_of_one_width(self, name):
         compressor = tiny_compressor(name)
-        assert compressor.embed_rows(compressor.compress(tiny_pixels(2))).shape == (2, compressor.llava.width)
+        assert compressor.embed_rows(tiny_tokens(compressor, tiny_pixels(2))).shape == (2, compressor.llava.width)
         if not compressor.embeds_text:
             pytest.skip(f"{name} does not embed text")
         tokens = compressor.compress_text(TEXTS)
@@ -94,21 +109,21 @@ class TestContract:
         save_model(tmp_path, compressor)
         again = load_model(tmp_path)
         assert again.config == compressor.config
-        assert torch.equal(again.compress(pixels), compressor.compress(pixels))
+        assert torch.equal(tiny_tokens(again, pixels), tiny_tokens(compressor, pixels))
         batch = batch_of(compressor, TURNS)
-        tokens = compressor.compress(pixels)
+        tokens = tiny_tokens(compressor, pixels)
         assert torch.equal(again.answer_logits(tokens, batch), compressor.answer_logits(tokens, batch))
 
     def test_the_first_tokens_are_those_of_fewer_if_it_says_so(self, name):
-        compressor = tiny_compressor(name, token_counts=(1, 4))
-        if not compressor.cuttable:
+        if not tiny_compressor(name).cuttable:
             pytest.skip(f"rows of {name} cannot be cut")
-        close(compressor.compress(tiny_pixels(2), num_tokens=1), compressor.compress(tiny_pixels(2))[:, :1])
+        compressor = tiny_compressor(name, token_counts=(1, 4))
+        close(tiny_tokens(compressor, tiny_pixels(2), num_tokens=1), tiny_tokens(compressor, tiny_pixels(2))[:, :1])
 
 
 def test_the_catalogue_is_the_files():
     files = {path.stem for path in Path(base.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base", "catalogue", "config"} == set(CATALOGUE)
+    assert files - {"__init__", "base", "catalogue", "config", "inside"} == set(CATALOGUE)
     for name, place in CATALOGUE.items():
         assert place.split(":")[0] == f"fwd2bot.compressors.{name}"
 
@@ -307,6 +322,8 @@ def test_hidden_tokens_keep_their_places(monkeypatch):
         ({"alpha": True}, "alpha is True; it must be a number"),
         ({"prompt": None}, "prompt is None; it must be a text"),
         ({"text_prompt": 1}, "text_prompt is 1; it must be a text"),
+        ({"schedule": [2, 16]}, r"schedule is \[2, 16\]; it must be a list of pairs of whole numbers"),
+        ({"schedule": [[2, 8]]}, r"schedule must end with num_tokens \(16\) rows"),
         ({"token_counts": 16}, "token_counts is 16; it must be a list of whole numbers"),
         ({"token_counts": (4, 32)}, r"token_counts \(4, 32\) must end with num_tokens \(16\)"),
         ({"token_counts": (4, 16), "attention": "bidirectional"}, "one number of tokens only"),
@@ -321,7 +338,7 @@ def test_a_bad_setting_is_an_input_error(settings, sentence):
 
 
 def test_settings_survive_a_dictionary():
-    config = CompressorConfig(num_tokens=8, token_counts=(8, 2, 4), prompt="in short")
+    config = CompressorConfig(num_tokens=8, token_counts=(8, 2, 4), prompt="in short", schedule=((1, 9), (2, 8)))
     assert CompressorConfig.from_dict(config.to_dict()) == config
     assert config.token_counts == (2, 4, 8)
 

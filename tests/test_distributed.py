@@ -15,6 +15,7 @@ from tiny_runs import config, settings, written
 from fwd2bot.checkpoint import load_model
 from fwd2bot.errors import InputError
 from fwd2bot.training import distributed, run
+from fwd2bot.training.checkpoints import load_progress
 from fwd2bot.training.loop import build_stage
 
 __all__ = ["files"]
@@ -89,7 +90,7 @@ def torchrun(program: list[str]) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_torchrun_trains_and_writes_once(sharded: bool, tmp_path: Path, tiny_base: Path) -> None:
-    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, sharded=sharded))
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, sharded=sharded, autocast=sharded))
     done = torchrun(["-m", "fwd2bot", "train", str(path)])
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step 6/6") == 2  # losses, figures
@@ -126,6 +127,31 @@ def test_one_process_that_dies_stops_the_run_with_a_sentence(tmp_path: Path, tin
     done = torchrun(["-m", "fwd2bot", "train", str(path)])
     assert done.returncode == 0, done.stderr
     assert "Going on at step 3 of 6." in done.stderr
+
+
+NO_NUMBER = """
+import sys
+from fwd2bot.cli import main
+from fwd2bot.training import distributed
+from fwd2bot.training.compressor import CompressorStage
+losses_of = CompressorStage.losses
+def losses(self, batch, step):
+    factor = float("nan") if (step, distributed.rank()) == (4, 1) else 1.0
+    return {name: factor * loss for name, loss in losses_of(self, batch, step).items()}
+CompressorStage.losses = losses
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all_with_one_sentence(tmp_path: Path, tiny_base: Path) -> None:
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base))
+    (tmp_path / "no_number.py").write_text(NO_NUMBER)
+    done = torchrun([str(tmp_path / "no_number.py"), str(path)])
+    assert done.returncode == 1
+    assert done.stderr.count("The loss is nan at step 4; lower the learning rate") == 1
+    progress = load_progress(tmp_path / "out/checkpoint")
+    assert progress is not None
+    assert progress.step == 3
 
 
 def test_a_batch_that_cannot_be_split_is_refused(

@@ -1,6 +1,5 @@
 """The benchmark of speed runs on a tiny model and tells sound figures."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,23 +7,17 @@ from types import ModuleType
 
 import pytest
 import torch
+from tiny import script
 from tiny_runs import COMPRESSOR
 
 from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks/speed.py"
-
 
 @pytest.fixture(scope="module")
 def speed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/speed.py")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import loop, run
 from fwd2bot.training.compressor import CompressorStage
+from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.language import FINDING, LanguageStage, answers_right
 from fwd2bot.training.optimizers import build_optimizers, rate_at
 from fwd2bot.training.stage import Stage, scene_pixels
@@ -279,6 +280,34 @@ def test_a_model_starts_from_another_without_its_adapters(tmp_path: Path, tiny_b
     model = load_model(second)
     assert {name for name in ("compress", "generate") if (second / name).is_dir()} == {"compress", "generate"}
     assert torch.equal(model.llava.embed(torch.tensor([5])), load_model(tiny_base).llava.embed(torch.tensor([5])))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_frozen_base_is_kept_in_half_width_and_gives_the_very_same_step(
+    tied: bool, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base
+    if not tied:
+        base = tmp_path / "base"
+        llava = load_model(tiny_base).llava
+        llava.network.lm_head.weight = torch.nn.Parameter(torch.randn_like(llava.network.lm_head.weight))
+        llava.network.config.tie_word_embeddings = llava.network.config.text_config.tie_word_embeddings = False
+        llava.save(base)
+    given = config("fwd2bot", tmp_path / "out", base, autocast=True)
+    found = []
+    for halved in (True, False):
+        monkeypatch.setattr(TrainConfig, "halves_base", halved)
+        stage = loop.build_stage(given)
+        job = loop.Job(stage, given)
+        losses = [job.step(stage.batch(step), step) for step in range(3)]
+        llava = stage.compressor.llava  # type: ignore[attr-defined]  # of the stage that `given` names
+        assert (llava.network.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == halved
+        assert (llava.network.lm_head.weight.dtype == torch.bfloat16) == (halved and not tied)
+        assert llava.network.get_input_embeddings().weight.dtype == torch.float32
+        found.append((losses, {name: p.detach().clone() for name, p in job.named.items()}))
+    (losses, weights), (plain_losses, plain_weights) = found
+    assert losses == plain_losses
+    assert all(torch.equal(weight, plain_weights[name]) for name, weight in weights.items())
 
 
 def test_a_compressor_starts_from_the_parts_of_a_llava(tmp_path: Path, tiny_base: Path) -> None:

@@ -1,5 +1,9 @@
 """A LLaVA of a few thousand random weights, for tests: 16 visual tokens, width 32, two layers each."""
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -36,17 +40,17 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
+def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0, *, layers: int = 2, image: int = 16) -> Llava:
     """The same weights for the same seed, frozen, in evaluation mode."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
-        hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=4
+        hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=image, patch_size=4
     )
     text = LlamaConfig(
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=len(tokenizer),
@@ -56,19 +60,21 @@ def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0) -> Llava:
         eos_token_id=2,
         pad_token_id=3,
     )
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, image_seq_length=16)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, image_seq_length=(image // 4) ** 2)
     config.dtype = dtype
     network = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
     return Llava(network, tokenizer, processor).requires_grad_(False).eval()
 
 
 def tiny_compressor(
-    name: str = "fwd2bot", dtype: torch.dtype = torch.float32, *, stir: bool = True, **settings: object
+    name: str = "fwd2bot", dtype: torch.dtype = torch.float32, *, stir: bool = True, layers: int = 2, **settings: object
 ) -> Compressor:
     """A compressor on a tiny LLaVA; with `stir` the adapters are not zero any more. Frozen until `trainable()`."""
     values = {"num_tokens": 4, "rank": 2, "alpha": 4.0, "prompt": "sum up", **settings}
-    compressor = make_compressor(tiny_llava(dtype), CompressorConfig.from_dict({"compressor": name, **values}))
+    compressor = make_compressor(
+        tiny_llava(dtype, layers=layers), CompressorConfig.from_dict({"compressor": name, **values})
+    )
     if stir:
         with torch.no_grad():
             for parameter in compressor.own_parameters().values():
@@ -77,6 +83,22 @@ def tiny_compressor(
     return compressor.double() if dtype == torch.float64 else compressor
 
 
+def tiny_tokens(compressor: Compressor, pixels: torch.Tensor, num_tokens: int | None = None) -> torch.Tensor:
+    """Compressed, for a question where there must be one."""
+    questions = ["what is it ?"] * len(pixels) if compressor.needs_question else None
+    return compressor.compress(pixels, questions, num_tokens)
+
+
 def tiny_pixels(count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """(count, 3, 16, 16)."""
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count)).to(dtype)
+
+
+def script(path: str) -> ModuleType:
+    """A script outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent.parent / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

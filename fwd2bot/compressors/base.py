@@ -18,6 +18,7 @@ from fwd2bot.data.conversations import IGNORED, Encoded
 from fwd2bot.errors import InputError
 from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava, count_positions, independent_turns
 from fwd2bot.losses import label_loss
+from fwd2bot.reduction import Reduction
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Compressor(nn.Module):
         super().__init__()
         self.llava = llava
         self.config = config
+        self.progress = 0.0
+        """The share of the training that is over; it tells so before each step."""
         adapters.attach(llava.network, LANGUAGE_LAYERS, self.routes(self.stages), config.rank, config.alpha)
 
     def routes(self, stages: Sequence[str]) -> dict[str, str]:
@@ -92,6 +95,11 @@ class Compressor(nn.Module):
         return self.config.token_counts
 
     @property
+    def mean_tokens(self) -> float:
+        """Rows of an image in a layer of the language model, averaged over the layers that answer."""
+        return float(self.num_tokens)
+
+    @property
     def cuttable(self) -> bool:
         """The first k of its tokens are the k tokens that compress(num_tokens=k) gives."""
         return False
@@ -99,6 +107,10 @@ class Compressor(nn.Module):
     def compress(self, pixels: Tensor, questions: Sequence[str] | None = None, num_tokens: int | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, K, D)."""
         raise NotImplementedError
+
+    def rows_of(self, num_tokens: int | None = None) -> int:
+        """How many rows `compress` gives: as many as tokens, unless the language model itself leaves some out."""
+        return self.chosen_count(num_tokens)
 
     def compress_text(self, texts: Sequence[str], num_tokens: int | None = None) -> Tensor:
         """B strings -> (B, K, D)."""
@@ -129,17 +141,18 @@ class Compressor(nn.Module):
     ) -> list[list[int]]:
         """Greedy answers, as token ids, to N prompts. `keep` (K,) hides the other summary tokens (Fig. 6)."""
         rows = self._rows(tokens, prompts)
-        real = torch.ones_like(prompts.ids, dtype=torch.bool) if prompts.mask is None else prompts.mask
+        mask = self._mask(tokens, prompts)
         position, count = prompts.image_position, rows.shape[1] - prompts.ids.shape[1]
-        shown = real.new_ones(len(real), count)
-        mask = torch.cat([real[:, :position], shown, real[:, position:]], dim=1) if position is not None else real
         positions = None
         if keep is not None and position is not None:
             positions = count_positions(mask)  # a hidden token keeps its place
             mask = mask.clone()
             mask[:, position : position + count] = keep.to(mask)
         whole = None if bool(mask.all()) else mask
-        return self.llava.generate(rows, whole, GENERATE, max_new_tokens=max_new_tokens, positions=positions)
+        reduction = self._reduction(prompts, count)
+        return self.llava.generate(
+            rows, whole, GENERATE, max_new_tokens=max_new_tokens, positions=positions, reduction=reduction
+        )
 
     def trainable(self, parts: Iterable[str] = ()) -> list[nn.Parameter]:
         """Freezes everything but the adapters, the summary embeddings and these parts of the base; gives what is left.
@@ -158,8 +171,16 @@ class Compressor(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What the compressor adds to the base: adapters and learnable input embeddings."""
-        return {**adapters.adapter_parameters(self), **dict(self.named_parameters(recurse=False))}
+        """What the compressor adds to the base: adapters, learnable input embeddings, modules."""
+        return {**adapters.adapter_parameters(self), **self.added_parameters()}
+
+    def added_parameters(self) -> dict[str, nn.Parameter]:
+        """Those of its own that are no adapters."""
+        return {name: one for name, one in self.named_parameters() if not name.startswith("llava.")}
+
+    def present(self, tokens: Tensor) -> Tensor | None:
+        """Which rows of the tokens (B, K, D) there are, (B, K), where a method gives some pictures fewer; None: all."""
+        return None
 
     def chosen_count(self, num_tokens: int | None) -> int:
         """Raises InputError for a number that this compressor does not offer."""
@@ -172,19 +193,40 @@ class Compressor(nn.Module):
 
     def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
         rows = self._rows(tokens, batch)  # (N, T + K, D)
-        position, count = batch.image_position, rows.shape[1] - batch.ids.shape[1]
+        position, length = batch.image_position, batch.ids.shape[1]
+        reduction = self._reduction(batch, rows.shape[1] - length)
         if batch.turns is None:
-            hidden = self.llava.run(rows, None, GENERATE)  # padded on the right and causal: no mask is needed
+            # Padded on the right and causal: no mask is needed for text.
+            mask = None if tokens is None or self.present(tokens) is None else self._mask(tokens, batch)
+            hidden = self.llava.run(rows, mask, GENERATE, reduction=reduction)
         else:
             turns = F.pad(batch.turns[:, position:], (rows.shape[1] - batch.turns[:, position:].shape[1], 0))
             allowed, positions = independent_turns(turns)
-            hidden = self.llava.run(rows, None, GENERATE, positions=positions, allowed=allowed)
+            hidden = self.llava.run(rows, None, GENERATE, positions=positions, allowed=allowed, reduction=reduction)
         if position is None:
             return hidden
+        count = hidden.shape[1] - length
         if position == 0:
             return hidden[:, count:]
         # For the text token before the image stands the image's last row: it is the one that says what follows.
         return torch.cat([hidden[:, : position - 1], hidden[:, position + count - 1 :]], dim=1)
+
+    def _reduction(self, batch: AnswerBatch, count: int) -> Reduction | None:
+        """What the language model leaves out of the image's `count` rows on the way."""
+        return None
+
+    def _mask(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+        """(N, T + K), False at padding and at rows of the image that are not there."""
+        real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.mask is None else batch.mask
+        position = batch.image_position
+        if tokens is None or position is None:
+            return real
+        present = self.present(tokens)
+        if present is None:
+            present = real.new_ones(len(real), tokens.shape[1])
+        elif batch.image_index is not None:
+            present = present[batch.image_index]
+        return torch.cat([real[:, :position], present, real[:, position:]], dim=1)
 
     def _rows(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
         """[text before the image; tokens; text after it], (N, T + K, D)."""

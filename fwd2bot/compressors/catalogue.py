@@ -15,6 +15,12 @@ CATALOGUE = {
     "identity": "fwd2bot.compressors.identity:Identity",
     "average_pool": "fwd2bot.compressors.average_pool:AveragePool",
     "single_forward": "fwd2bot.compressors.single_forward:SingleForward",
+    "quecc": "fwd2bot.compressors.quecc:QueCC",
+    "fastv": "fwd2bot.compressors.fastv:FastV",
+    "v2drop": "fwd2bot.compressors.v2drop:V2Drop",
+    "illava": "fwd2bot.compressors.illava:ILLaVA",
+    "text_interaction": "fwd2bot.compressors.text_interaction:TextInteraction",
+    "visual_context_compressor": "fwd2bot.compressors.visual_context_compressor:VisualContextCompressor",
 }
 
 

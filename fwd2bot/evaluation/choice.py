@@ -58,7 +58,7 @@ class ScienceQA(Benchmark):
                 scores += [("image", score), (f"subject/{row.text('subject')}", score)]
         figures = means(scores)
         if not predictions.keys() - self._pictured.keys():
-            del figures["all"]
+            figures.pop("all", None)
         return figures
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,17 @@ SAMPLES = 8
 class CompressorStage(Stage):
     """A compressor on a base; which parts of the base are trained with it is `train_parts`."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, llava: Llava | None = None) -> None:
+        """llava: the base, where it is not to be read from `init`."""
         super().__init__(config)
         settings = CompressorConfig.from_dict(config.compressor)
-        llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
+        if llava is None:
+            llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
+        if config.halves_base:
+            llava.halve_matrices()
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
@@ -69,7 +74,7 @@ class CompressorStage(Stage):
             if files
             else WorldFeed(config, llava, self.template)
         )
-        self._work = _work(config)
+        self.work = _work(config)
 
     @property
     def module(self) -> nn.Module:
@@ -97,13 +102,15 @@ class CompressorStage(Stage):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Eq. 2 and Eq. 3, weighted, where the batch has what they are taken on."""
+        self.compressor.progress = step / self.config.steps
         count = self.num_tokens(step)
         losses: dict[str, Tensor] = {}
         images: Tensor | None
         if batch.answers is None:
             images = self._embedded(self.compressor.compress, batch.pixels, count)
         else:
-            tokens = None if batch.pixels is None else self._cut(self.compressor.compress, batch.pixels, count)
+            compress = partial(self.compressor.compress, questions=batch.questions)
+            tokens = None if batch.pixels is None else self._cut(compress, batch.pixels, count)
             if weight := self.config.losses.get("autoregressive", 0.0):
                 share = distributed.share((batch.answers.labels[:, 1:] != IGNORED).sum())
                 losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
@@ -142,10 +149,10 @@ class CompressorStage(Stage):
         return distributed.count() * len(batch.captions if batch.answers is None else batch.answers.ids)
 
     def flops(self, batch: Batch) -> float | None:
-        if self._work is None:
+        if self.work is None:
             return None
         name = "pairs" if batch.answers is None else "text" if batch.pixels is None else "both"
-        loads = {load.name: load for load in self._work.loads}
+        loads = {load.name: load for load in self.work.loads}
         load = loads[name] if batch.captions or name != "both" else loads.get("conversations", loads["both"])
         text, labels = 1, 0
         if batch.answers is not None:
@@ -153,7 +160,7 @@ class CompressorStage(Stage):
             labels = int((batch.answers.labels != IGNORED).sum()) * distributed.count()
         tokenizer = self.compressor.llava.tokenizer
         caption = max((len(ids) for ids in tokenizer(batch.captions)["input_ids"]), default=0) if load.pairs else 0
-        parts = self._work.flops(load, text, caption=caption, labels=labels).values()
+        parts = self.work.flops(load, text, caption=caption, labels=labels).values()
         return float(sum(part.forward + part.backward for part in parts))
 
     @torch.inference_mode()
@@ -168,7 +175,8 @@ class CompressorStage(Stage):
         turns = [_first_turn(*row) for row in zip(ids, labels, strict=True)]
         prompts = [Encoded(asked, [IGNORED] * len(asked), answers.image_position) for asked, _ in turns]
         with self.autocast():
-            tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device))
+            first = held_out.questions[rows]
+            tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device), first)
             batch = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
             given = self.compressor.generate(tokens, batch, max_new_tokens=48)
         before, after = (part.strip() for part in self.template.question.split("{}"))
@@ -203,7 +211,7 @@ class CompressorStage(Stage):
         for batch in self.feed.validation():
             pixels = None if batch.pixels is None else batch.pixels.to(self.device)
             with self.autocast():
-                tokens = None if pixels is None else self.compressor.compress(pixels, num_tokens=count)
+                tokens = None if pixels is None else self.compressor.compress(pixels, batch.questions, count)
                 if self.disc and batch.captions and tokens is not None:
                     texts = self.compressor.compress_text(batch.captions, num_tokens=count)
                     pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)))
@@ -219,8 +227,7 @@ class CompressorStage(Stage):
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
-        trained = self.config.train_parts or self.compressor.config.adapters == "full" or "base" not in self.config.init
-        save_model(folder, self.compressor, base=None if trained else self._base_name(folder))
+        save_model(folder, self.compressor, base=None if self.config.writes_base else self._base_name(folder))
 
     def _base_name(self, folder: Path) -> str:
         """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""

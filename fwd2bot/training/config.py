@@ -158,6 +158,16 @@ class TrainConfig:
         if unknown := sorted(set(self.report) - set(REPORTS)):
             raise InputError(f"report names {unknown[0]}; there are {' and '.join(REPORTS)}.")
 
+    @property
+    def writes_base(self) -> bool:
+        """The result holds a base of its own: a part of it was trained, or it was put together."""
+        return bool(self.train_parts) or self.compressor.get("adapters") == "full" or "base" not in self.init
+
+    @property
+    def halves_base(self) -> bool:
+        """The matrices of the base, which never change, are kept in the bfloat16 that autocast would make of them."""
+        return self.autocast and not self.writes_base
+
     def to_dict(self) -> dict[str, Any]:
         """As the YAML file could say it."""
         lists = {"train_parts": list(self.train_parts), "report": list(self.report)}

@@ -56,7 +56,8 @@ class LanguagePass:
 
     adapter, rank: its name and rank (0: there is none). trained: the model's own weights learn. learns_below: the rows
     want a gradient. masked: seen pairs are given, so that keys and values of grouped heads are repeated. thin: the
-    stream between the layers is in half width, since it begins with visual tokens. final_norm: is read, too.
+    stream between the layers is in half width, since it begins with visual tokens. final_norm: is read, too. halved:
+    the model's matrices are in half width.
     """
 
     language: Language
@@ -70,6 +71,7 @@ class LanguagePass:
     thin: bool = False
     autocast: bool = True
     final_norm: bool = True
+    halved: bool = False
 
     @property
     def places(self) -> int:
@@ -118,12 +120,13 @@ class LanguagePass:
         return FLOAT * (2 * m.width + m.hidden)
 
     def _copies(self) -> int:
-        """Frozen weights, and those of the adapters that read half width, are copied anew by every pass."""
+        """Frozen weights of full width, and an adapter's that read half width, are copied anew by every pass."""
         m = self.language
         if not self.autocast:
             return 0
         outs = sum(out for _, out in m.matrices)
-        return HALF * ((0 if self.trained else size(m.matrices)) + self.rank * (outs + m.queries + m.hidden))
+        own = 0 if self.trained or self.halved else size(m.matrices)
+        return HALF * (own + self.rank * (outs + m.queries + m.hidden))
 
     def shared_copies(self) -> tuple[int, int]:
         """Of a layer: copies of the adapter's other weights, and of the model's own where they learn; autocast makes
@@ -154,6 +157,7 @@ class TowerPass:
     appended: int = 0
     rank: int = 0
     autocast: bool = True
+    halved: bool = False
 
     @property
     def learns(self) -> bool:
@@ -188,7 +192,8 @@ class TowerPass:
     def kept(self) -> Kept:
         t, n, number = self.base.tower, self.rows * self.positions, HALF if self.autocast else FLOAT
         width, outside = self.base.language.width, 0
-        copies = HALF * size(self.base.projector_matrices) if self.autocast and (self.learns or self.projector) else 0
+        copied = self.autocast and not self.halved
+        copies = HALF * size(self.base.projector_matrices) if copied and (self.learns or self.projector) else 0
         if self.projector:
             outside += self.rows * self.projected * number * (t.width + 2 * width) + copies
         elif self.learns:
@@ -202,7 +207,7 @@ class TowerPass:
         rest = number * (4 * t.width + 3 * t.hidden + 6 * self.rank) + FLOAT * t.heads
         return Kept(
             layer=n * (norms + inputs + rest),
-            copies=HALF * (size(t.matrices) + self.rank * ends(t.matrices)) if self.autocast else 0,
+            copies=HALF * (size(t.matrices) * copied + self.rank * ends(t.matrices)) if self.autocast else 0,
             ends=outside + n * (FLOAT * t.width + 2 * FLOAT),
             layers=t.layers_run,
         )
@@ -216,6 +221,7 @@ class Head:
     labels: int
     trained: bool = False
     autocast: bool = True
+    halved: bool = False
 
     def flops(self) -> Flops:
         product = 2 * self.labels * self.language.width * self.language.vocabulary
@@ -224,7 +230,7 @@ class Head:
     def kept(self) -> int:
         """Log-probabilities, and the head's weights in half width."""
         m = self.language
-        copy = HALF * m.width * m.vocabulary if self.autocast else 0
+        copy = HALF * m.width * m.vocabulary if self.autocast and (m.tied or not self.halved) else 0
         hidden = (HALF if self.autocast else FLOAT) * self.labels * m.width if self.trained else 0
         return FLOAT * self.labels * m.vocabulary + copy + hidden
 

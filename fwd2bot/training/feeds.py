@@ -27,13 +27,14 @@ class Batch(NamedTuple):
     """What one step learns from.
 
     pixels (B, 3, H, W), None for text alone; answers: a conversation a row, None for pairs; captions: one a row, none
-    where there are none; kinds: of each conversation's questions, for figures.
+    where there are none; kinds: of each conversation's questions, for figures; questions: the first of each.
     """
 
     pixels: Tensor | None
     answers: AnswerBatch | None
     captions: list[str]
     kinds: list[list[str]]
+    questions: list[str]
 
 
 class Feed(ABC):
@@ -74,7 +75,8 @@ class WorldFeed(Feed):
         numbers = turn_numbers(labels, self.tokenizer.eos_token_id, torch.tensor([[place]]))
         pixels = scene_pixels([sample.scene for sample in samples], self.image)
         captions = [sample.caption for sample in samples]
-        return Batch(pixels, AnswerBatch(ids, labels, place, turns=numbers), captions, [one.kinds for one in samples])
+        answers = AnswerBatch(ids, labels, place, turns=numbers)
+        return Batch(pixels, answers, captions, [one.kinds for one in samples], [one[0][0] for one in turns])
 
 
 class FileFeed(Feed):
@@ -130,7 +132,7 @@ class FileFeed(Feed):
         pixels = self.llava.pixels(pictures).cpu() if pictures else None
         captions = [record.caption or "" for record, _ in rows] if Kind.CAPTION in kind else []
         if kind == PAIR:
-            return Batch(pixels, None, captions, [])
+            return Batch(pixels, None, captions, [], [])
         length = int(self.config.data["length"])
         encoded = [
             encode_conversation(self.llava.tokenizer, self.template, record.turns, has_image=pixels is not None)
@@ -138,7 +140,8 @@ class FileFeed(Feed):
         ]
         cut = [one._replace(ids=one.ids[:length], labels=one.labels[:length]) for one in encoded]
         answers = AnswerBatch.collate(cut, self.llava.tokenizer.pad_token_id)
-        return Batch(pixels, answers, captions, [["answers"] * len(record.turns) for record, _ in rows])
+        kinds = [["answers"] * len(record.turns) for record, _ in rows]
+        return Batch(pixels, answers, captions, kinds, [record.turns[0][0] for record, _ in rows])
 
 
 def open_source(entry: dict[str, Any], seed: int) -> tuple[Source, float]:

@@ -114,6 +114,14 @@ class Base:
         projector = size(self.projector_matrices) + 2 * self.language.width * self.projector_bias
         return {"vision": self.tower.parameters, "projector": projector, "language": self.language.parameters}
 
+    @property
+    def matrices(self) -> int:
+        """Numbers in all layers' matrices, the patches' and an own head's among them: what autocast halves."""
+        tower, language = self.tower, self.language
+        patches, head = tower.width * tower.pixels, language.width * language.vocabulary * (not language.tied)
+        layers = tower.layers * size(tower.matrices) + language.layers * size(language.matrices)
+        return layers + size(self.projector_matrices) + patches + head
+
 
 def size(matrices: tuple[tuple[int, int], ...]) -> int:
     """Numbers in matrices."""

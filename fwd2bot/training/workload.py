@@ -167,6 +167,7 @@ class Work:
             appended=appended,
             rank=self.rank if appended else 0,
             autocast=self.config.autocast,
+            halved=self.config.halves_base,
         )
 
     def passes(self, load: Load, text: int, caption: int, rows: int = 0) -> dict[str, LanguagePass]:
@@ -202,12 +203,17 @@ class Work:
             rank=self.rank,
             trained=self.language_trained,
             autocast=self.config.autocast,
+            halved=self.config.halves_base,
             **how,
         )
 
     def head(self, labels: int) -> Head:
         return Head(
-            language=self.base.language, labels=labels, trained=self.language_trained, autocast=self.config.autocast
+            language=self.base.language,
+            labels=labels,
+            trained=self.language_trained,
+            autocast=self.config.autocast,
+            halved=self.config.halves_base,
         )
 
     def flops(
@@ -251,7 +257,7 @@ class Work:
         images, pairs = (math.ceil(load.images / gpus), load.pairs) if load.cached else (rows, rows * gpus)
         kept = {on: self.activations(load, rows, text, checkpointing=on) for on in (True, False)}
         parts = {
-            "base, float32": FLOAT * sum(self.base.parameters.values()),
+            "base": self.base_bytes(),
             "adapters and embeddings, float32": FLOAT * own,
             "gradients": FLOAT * trained,
             f"{self.config.optimizer}'s state": self.optimizer_bytes(),
@@ -264,6 +270,10 @@ class Work:
         }
         return Memory(rows=rows, parts=parts, activations={"with": kept[True], "without": kept[False]})
 
+    def base_bytes(self) -> int:
+        """Of the base in memory."""
+        return FLOAT * sum(self.base.parameters.values()) - HALF * self.base.matrices * self.config.halves_base
+
     def weight_bytes(self, load: Load) -> int:
         """Bytes of weights that one GPU reads and writes in a step, whatever the batch.
 
@@ -271,6 +281,8 @@ class Work:
         """
         own = size(self.base.language.matrices) * self.base.language.layers
         forward, backward = (FLOAT + 2 * HALF, HALF) if self.config.autocast else (FLOAT, FLOAT)
+        if self.config.halves_base:
+            forward = HALF
         pieces = load.pairs // self.config.batch_size if load.cached else 1
         once = forward * (1 + self.config.gradient_checkpointing + load.cached) + backward
         return own * once * pieces * len(self.passes(load, 1, 1))
@@ -280,7 +292,7 @@ class Work:
         trained, parameters = self.trained(), self.base.parameters
         written = sum(count for name, count in trained.items() if name not in parameters)
         whole = sum(parameters.values())
-        if "base" not in self.config.init or any(part in trained for part in parameters):
+        if self.config.writes_base:
             written += whole
         return {
             "checkpoint": FLOAT * sum(trained.values()) + self.optimizer_bytes(),
