@@ -114,6 +114,11 @@ class Fwd2Bot:
         return self.compressor.embeds_text
 
     @property
+    def answers(self) -> bool:
+        """It answers questions; else its tokens are vectors to search by."""
+        return self.compressor.answers
+
+    @property
     def cuttable(self) -> bool:
         """The first k tokens of a row are what compress(num_tokens=k) gives."""
         return self.compressor.cuttable
@@ -157,8 +162,11 @@ class Fwd2Bot:
         """One answer to each of B questions, question b about row b of the tokens (B, K, D).
 
         `keep` (K) hides the other tokens, to see what each group of them holds.
-        Raises InputError for an empty question, one that does not fit the context, or a number unlike B.
+        Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
+        only embeds.
         """
+        if not self.answers:
+            raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")

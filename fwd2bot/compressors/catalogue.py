@@ -15,6 +15,8 @@ CATALOGUE = {
     "identity": "fwd2bot.compressors.identity:Identity",
     "average_pool": "fwd2bot.compressors.average_pool:AveragePool",
     "single_forward": "fwd2bot.compressors.single_forward:SingleForward",
+    "e5v": "fwd2bot.compressors.e5v:E5V",
+    "vlm2vec": "fwd2bot.compressors.vlm2vec:VLM2Vec",
     "quecc": "fwd2bot.compressors.quecc:QueCC",
     "fastv": "fwd2bot.compressors.fastv:FastV",
     "v2drop": "fwd2bot.compressors.v2drop:V2Drop",
