@@ -154,7 +154,7 @@ def test_every_picture_is_compressed_once_and_every_answer_written(
     }
     assert told.lines == [("answered", "questions", done, 6) for done in range(1, 7)]
     assert result == json.loads((tmp_path / "out/questions-val.json").read_text("utf-8"))
-    assert result["figures"] == {"answered": 100.0}
+    assert (result["figures"], result["metric"]) == ({"answered": 100.0}, "answered")
     assert (result["model"], result["num_tokens"], result["samples"]) == ("tiny-fwd2bot", 2, 6)
     assert result["fingerprint"].startswith("sha256:")
     assert {"commit", "command", "machine", "seconds"} <= set(result)
@@ -349,8 +349,8 @@ def test_command_prints_a_table_and_writes_the_rest(
     names = ("--benchmarks", "coco_captions,sugarcrepe", "--data", world, "--model", folder, "--tokens", "2")
     assert command(*names, "--prompt", "What is it?") == 0
     out = capsys.readouterr().out
-    assert "coco_captions (test): tiny-fwd2bot, 2 tokens an image\n  BLEU-4   " in out
-    assert "  replace_obj   " in out
+    assert "coco_captions (test): tiny-fwd2bot, 2 tokens an image\n  CIDEr     " in out
+    assert "  replace_obj  " in out
     there = tmp_path / "evaluation/tiny-fwd2bot-2"
     assert json.loads((there / "coco_captions-test.run.json").read_text())["prompt"] == "What is it?"
     assert command(*names, "--prompt", "What is it?", "--json") == 0

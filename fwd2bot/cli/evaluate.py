@@ -42,8 +42,10 @@ def _print_figures(result: dict[str, Any]) -> None:
     print(f"{benchmark}{split}: {result['model']}, {plural(result['num_tokens'], 'token')} an image")
     if result["figures"] is None:
         print(f"  only its server has the answers: send it {result['submission']}")
-    for name, figure in _flat(result["figures"] or {}):
-        print(f"  {name:<28} {figure:7.2f}")
+    rows = dict(_flat(result["figures"] or {}))
+    width = max(map(len, rows), default=0)
+    for name in sorted(rows, key=lambda name: name != result.get("metric")):  # the one that papers quote comes first
+        print(f"  {name:{width}}  {rows[name]:8.2f}")
     for one in result.get("failed", []):
         print(f"  {plural(one['samples'], 'sample')} counted as unanswered: {one['error']}")
 

@@ -87,6 +87,7 @@ def run_benchmarks(
             "failed": [{"error": reason, "samples": count} for reason, count in run.failed.items()],
             "seconds": round(time.monotonic() - started),
             **provenance(),
+            "metric": benchmark.metric,
             "figures": figures,
         }
         write_json(run.file("json"), result)
