@@ -260,7 +260,7 @@ def load(name: str | Path, device: str | None = None, dtype: str | None = None) 
     """
     folder = find_model(name)
     chosen = dtype_named(dtype, folder)
-    compressor = checkpoint.load_model(folder, chosen, _device(device))
+    compressor = checkpoint.load_model(folder, chosen, device_named(device))
     if chosen == torch.float32 and _is_small(folder):
         adapters.fold(compressor)
     if str(name) in bundled_names() or not Path(name).is_dir():
@@ -297,7 +297,8 @@ def _is_small(folder: Path) -> bool:
     return sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
+    """None: a GPU if there is one. Raises InputError for one that cannot be used."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

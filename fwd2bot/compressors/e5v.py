@@ -21,7 +21,7 @@ TEXT_PROMPT = "{}\nSummary above sentence in one word:"
 
 
 class E5V(Compressor):
-    """One vector a picture or a text; there is nothing to choose, so `num_tokens` of the configuration does not count."""
+    """One vector a picture or a text; there is nothing to choose, so `num_tokens` does not count."""
 
     embeds_text = True
     answers = False
