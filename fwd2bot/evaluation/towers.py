@@ -33,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from fwd2bot.checkpoint import plain_fingerprint
 from fwd2bot.errors import ModelError
 from fwd2bot.evaluation.embedders import Embedder, as_numpy
-from fwd2bot.model import device_named
+from fwd2bot.model import Fwd2Bot, device_named, find_model, load
 
 _OPEN_CLIP = "open_clip_config.json"
 
@@ -233,3 +233,9 @@ def load_tower(folder: Path, device: str | None = None) -> Tower:
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {reason}") from error
+
+
+def load_any(name: str, device: str | None = None, dtype: str | None = None) -> Fwd2Bot | Tower:
+    """A tower where the folder or hub id is one, else a model as `fwd2bot.load` gives it, with what that raises."""
+    folder = find_model(name)
+    return load(name, device, dtype) if tower_kind(folder) is None else load_tower(folder, device)
