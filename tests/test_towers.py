@@ -19,11 +19,14 @@ from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,
     CLIPModel,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.errors import ModelError
@@ -70,6 +73,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "world": (CLIPModel(small), world, image_processor(16)),
         "siglip": (SiglipModel(SiglipConfig(text_config={**TEXT, "projection_size": 32}, vision_config=VISION)),
                    framed_tokenizer(), siglip_processor),
+        "siglip2": (Siglip2Model(Siglip2Config(text_config={**TEXT, "projection_size": 32},
+                                               vision_config={**VISION, "num_patches": 4})),
+                    framed_tokenizer(), Siglip2ImageProcessorPil(patch_size=8, max_num_patches=6)),
         "blip": (BlipForImageTextRetrieval(BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32},
                                                       vision_config=VISION, image_text_hidden_size=8)),
                  framed_tokenizer(), clip_processor),
@@ -81,7 +87,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: saved(tmp_path_factory.mktemp("towers") / name, *parts) for name, parts in made.items()}
 
 
-KINDS = ("world", "siglip", "blip", "blip-2")
+KINDS = ("world", "siglip", "siglip2", "blip", "blip-2")
 
 
 def plain_text(name: str, tower: Tower, text: str) -> torch.Tensor:
@@ -92,7 +98,7 @@ def plain_text(name: str, tower: Tower, text: str) -> torch.Tensor:
     row = torch.tensor([[1, *ids, end]])
     if name == "world":
         return network.text_projection(network.text_model(input_ids=row).last_hidden_state[0, len(ids) + 1])
-    if name == "siglip":
+    if name.startswith("siglip"):
         row = F.pad(row, (0, LENGTH - row.shape[1]), value=3)
         return network.text_model.head(network.text_model(input_ids=row).last_hidden_state[0, LENGTH - 1])
     if name == "blip":
