@@ -85,6 +85,15 @@ def fingerprint(folder: Path) -> str:
     """
     config, base = _read_config(folder)
     settings = {name: value for name, value in config.to_dict().items() if name not in _TRAINING_ONLY}
+    return _fingerprint(settings, folder, base)
+
+
+def plain_fingerprint(folder: Path) -> str:
+    """The same of a folder of transformers that is no model of ours, so of the files alone."""
+    return _fingerprint({}, folder, folder)
+
+
+def _fingerprint(settings: dict[str, Any], folder: Path, base: Path) -> str:
     total = hashlib.sha256(_canonical(settings))
     for path in _hashed_files(folder, base):
         role = path.relative_to(base) if path.is_relative_to(base) else path.relative_to(folder)

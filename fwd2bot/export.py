@@ -51,6 +51,8 @@ def export_model(name: str | Path, folder: str | Path, *, what: str = "llava", d
         if compressor.rows_of() != compressor.num_tokens:
             method = compressor.config.compressor
             raise InputError(f"{method} leaves tokens out inside the language model, which a plain LLaVA cannot do.")
+        if not compressor.answers:
+            raise InputError(f"{compressor.config.compressor} only embeds: there is no pass that answers to export.")
         merged = merge(compressor.llava.network, GENERATE)
         generation = compressor.llava.network.generation_config
         generation.eos_token_id = sorted(compressor.llava.stop_ids)  # an answer ends where it ends with us

@@ -30,11 +30,17 @@ def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperat
 
     Row k of both (B, D) belongs together. When every cosine is equal the loss is 2 log B.
     """
-    images = F.normalize(full_precision(image_embeddings), dim=-1)
-    texts = F.normalize(full_precision(text_embeddings), dim=-1)
-    scores = images @ texts.T / temperature  # (B, B): row an image, column a text
-    partners = torch.arange(len(scores), device=scores.device)
-    return F.cross_entropy(scores, partners) + F.cross_entropy(scores.T, partners)
+    forth = one_way_loss(image_embeddings, text_embeddings, temperature)
+    return forth + one_way_loss(text_embeddings, image_embeddings, temperature)
+
+
+def one_way_loss(queries: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Half of Eq. 3, as E5-V and VLM2Vec learn: each query (B, D) against all targets (M, D), mean over B.
+
+    Target k belongs to query k; those after the first B are wrong for every query.
+    """
+    scores = F.normalize(full_precision(queries), dim=-1) @ F.normalize(full_precision(targets), dim=-1).T  # (B, M)
+    return F.cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device))
 
 
 def full_precision(values: Tensor) -> Tensor:

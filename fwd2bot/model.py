@@ -114,6 +114,11 @@ class Fwd2Bot:
         return self.compressor.embeds_text
 
     @property
+    def answers(self) -> bool:
+        """It answers questions; else its tokens are vectors to search by."""
+        return self.compressor.answers
+
+    @property
     def cuttable(self) -> bool:
         """The first k tokens of a row are what compress(num_tokens=k) gives."""
         return self.compressor.cuttable
@@ -168,8 +173,11 @@ class Fwd2Bot:
         """One answer to each of B questions, question b about row b of the tokens (B, K, D).
 
         `keep` (K) hides the other tokens, to see what each group of them holds.
-        Raises InputError for an empty question, one that does not fit the context, or a number unlike B.
+        Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
+        only embeds.
         """
+        if not self.answers:
+            raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
@@ -263,7 +271,7 @@ def load(name: str | Path, device: str | None = None, dtype: str | None = None) 
     """
     folder = find_model(name)
     chosen = dtype_named(dtype, folder)
-    compressor = checkpoint.load_model(folder, chosen, _device(device))
+    compressor = checkpoint.load_model(folder, chosen, device_named(device))
     if chosen == torch.float32 and _is_small(folder):
         adapters.fold(compressor)
     if str(name) in bundled_names() or not Path(name).is_dir():
@@ -300,7 +308,8 @@ def _is_small(folder: Path) -> bool:
     return sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
+    """None: a GPU if there is one. Raises InputError for one that cannot be used."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -12,7 +12,16 @@ UNDERSTANDING = (
     *(f"{name}-{count}" for count in GRID for name in EACH),
     "compress_only-16", "compress_only-4",
 )  # fmt: skip
-RETRIEVAL = ("fwd2bot-32", "fwd2bot-16", "fwd2bot-4", "fwd2bot-prefix", "single_forward-16", "compress_only-16")
+RETRIEVAL = (
+    "e5v",
+    "vlm2vec",
+    "fwd2bot-32",
+    "fwd2bot-16",
+    "fwd2bot-4",
+    "fwd2bot-prefix",
+    "single_forward-16",
+    "compress_only-16",
+)
 
 
 @dataclass(frozen=True)

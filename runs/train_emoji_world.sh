@@ -43,7 +43,7 @@ echo "== bundle" >&2
 echo "== figures" >&2
 mkdir -p "$figures" results/world
 world=fwd2bot.evaluation.world
-figure tower tower fwd2bot.evaluation.tower --tower "$work/tower"
+figure tower tower fwd2bot.evaluation.world --model "$work/tower"
 figure base llava $world --model "$work/llava"
 figure fwd2bot-16 fwd2bot $world --model emoji-world --tokens 16
 figure fwd2bot-4 fwd2bot $world --model emoji-world --tokens 4

@@ -1,7 +1,6 @@
 """The runs behind docs/results.md: cells that are accepted, made once, and told as they are."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def cells() -> ModuleType:
-    sys.path[:0] = [str(ROOT / "runs"), str(ROOT / "tools")]
     return script("runs/cells.py")
 
 

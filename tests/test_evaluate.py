@@ -22,6 +22,7 @@ from fwd2bot.errors import InputError
 from fwd2bot.evaluation import java_scorers
 from fwd2bot.evaluation.base import Benchmark, Sample
 from fwd2bot.evaluation.captions import PROMPT
+from fwd2bot.evaluation.embedders import Embedder
 from fwd2bot.evaluation.runner import open_benchmarks, run_benchmarks
 from fwd2bot.model import Fwd2Bot
 
@@ -105,7 +106,7 @@ def questions(tmp_path: Path) -> Questions:
     return Questions(tmp_path)
 
 
-def take(model: Fwd2Bot, benchmark: Any, out: Path, **more: Any) -> dict[str, Any]:
+def take(model: Fwd2Bot | Embedder, benchmark: Any, out: Path, **more: Any) -> dict[str, Any]:
     (result,) = run_benchmarks(model, [benchmark], out, **{"progress": Told(), **more})
     return result
 
@@ -326,12 +327,43 @@ def test_other_files_below_the_same_run_are_refused(model: Fwd2Bot, world: Path,
         take(model, benchmark, tmp_path / "out")
 
 
-def test_model_without_text_vectors_is_refused_before_anything_runs(
-    tiny_base: Path, world: Path, questions: Questions, tmp_path: Path
+def test_a_base_is_asked_for_one_word_and_the_result_tells_so(
+    tiny_base: Path, world: Path, tmp_path: Path, model: Fwd2Bot
 ) -> None:
-    benchmarks = [questions, *open_benchmarks("sugarcrepe", world)]
-    with pytest.raises(InputError, match="does not embed text, as sugarcrepe needs it"):
-        list(run_benchmarks(fwd2bot.load(tiny_base), benchmarks, tmp_path / "out", progress=Told()))
+    (benchmark,) = open_benchmarks("sugarcrepe", world)
+    result = take(fwd2bot.load(tiny_base, device="cpu"), benchmark, tmp_path / "base")
+    assert (result["vectors"], result["num_tokens"]) == ("asked for one word", 16)
+    assert take(model, benchmark, tmp_path / "ours")["vectors"] == "its own"
+
+
+class Flat(Embedder):
+    """Two vectors a picture; every picture is nearest to the text "b"."""
+
+    name, fingerprint, vectors, width, vectors_an_image = "flat", "sha256:0", "made up", 2, 2
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Any:
+        return np.tile(np.eye(2, dtype=np.float32), (len(images), 1, 1))
+
+    def embed_texts(self, texts: Sequence[str]) -> Any:
+        return np.array([[1.0, 0.0] if "b" in text else [0.6, 0.8] for text in texts], dtype=np.float32)
+
+
+def test_several_vectors_a_picture_are_kept_and_scored(world: Path, tmp_path: Path) -> None:
+    retrieval, sugarcrepe = open_benchmarks("coco_retrieval,sugarcrepe", world)
+    result = take(Flat(), retrieval, tmp_path / "out")
+    assert np.load(tmp_path / "out/coco_retrieval-test.images.npy").shape == (PICTURES, 2, 2)
+    assert result["figures"]["text_to_image_R@1"] == 0.0
+    assert (result["num_tokens"], result["vectors"]) == (None, "made up")
+    pairs = [pair for pair in sugarcrepe.pairs if pair.kind == "replace_obj"]
+    right = ["b" in pair.caption and "b" not in pair.negative for pair in pairs]
+    figures = take(Flat(), sugarcrepe, tmp_path / "out")["figures"]
+    assert figures["replace_obj"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_what_only_embeds_is_refused_before_anything_runs(questions: Questions, world: Path, tmp_path: Path) -> None:
+    benchmarks = [*open_benchmarks("sugarcrepe", world), questions]
+    with pytest.raises(InputError, match="flat only embeds, and questions asks questions; take a fwd2bot model"):
+        list(run_benchmarks(Flat(), benchmarks, tmp_path / "out", progress=Told()))
     assert not (tmp_path / "out").exists()
 
 

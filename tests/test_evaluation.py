@@ -23,7 +23,8 @@ from fwd2bot.data.world import KINDS, Scene, captions, make_scene
 from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
-from fwd2bot.evaluation.world import answer_scores, evaluate, gallery, main, model_vectors, pictures, retrieval_scores
+from fwd2bot.evaluation.embedders import as_embedder
+from fwd2bot.evaluation.world import answer_scores, evaluate, gallery, main, pictures, retrieval_scores, scene_vectors
 from fwd2bot.model import Fwd2Bot
 
 KNOWN = {*object_names(), SIGN}
@@ -137,7 +138,7 @@ def test_retrieval_counts_five_texts_an_image() -> None:
 def test_vectors_of_a_model_are_unit_and_in_order(folder: Path) -> None:
     model = fwd2bot.load(folder, device="cpu")
     scenes = gallery(4)
-    images, texts = model_vectors(model, scenes, 2)
+    images, texts = scene_vectors(as_embedder(model, 2), scenes)
     assert (images.shape, texts.shape) == ((4, model.width), (20, model.width))
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(texts[7:8], model.embed([captions(scenes[1])[2]], num_tokens=2).numpy(), atol=1e-5)

@@ -26,6 +26,8 @@ COMPRESSOR = {
         "compressor": "fwd2bot", "num_tokens": 4, "token_counts": [1, 2, 4], "rank": 2, "alpha": 4.0,
         "template": "short",
     },
+    "e5v": {"compressor": "e5v", "rank": 2, "alpha": 4.0, "template": "short"},
+    "vlm2vec": {"compressor": "vlm2vec", "rank": 2, "alpha": 4.0, "template": "short", "temperature": 0.02},
 }  # fmt: skip
 
 

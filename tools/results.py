@@ -36,7 +36,7 @@ def at(*path: str) -> Callable[[Figures], float | None]:
         found: Any = figures
         for part in path:
             found = found.get(part) if isinstance(found, dict) else None
-        return found
+        return None if found is None else float(found)
 
     return read
 

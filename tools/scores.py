@@ -1,6 +1,6 @@
 """Fill the tables of scores in README.md from results/world/*.json: `python tools/scores.py`.
 
-The JSONs are what `fwd2bot.evaluation.world` and `fwd2bot.evaluation.tower` write; see runs/train_emoji_world.sh.
+The JSONs are what `fwd2bot.evaluation.world` writes; see runs/train_emoji_world.sh.
 """
 
 import json

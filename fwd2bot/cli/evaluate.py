@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fwd2bot.cli.commands import load_model
+from fwd2bot.cli.commands import DEFAULT_MODEL
 from fwd2bot.cli.output import ProgressLine, plural, print_json
 from fwd2bot.errors import ImageError, InputError
 
@@ -16,12 +16,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if (options.benchmarks is None) != (options.data is None):
         raise InputError("--benchmarks and --data go together: the names, and the folder that holds a folder of each.")
     from fwd2bot.evaluation.runner import open_benchmarks, run_benchmarks
+    from fwd2bot.evaluation.towers import load_any
     from fwd2bot.evaluation.world import run_world
 
     benchmarks = [] if options.data is None else open_benchmarks(options.benchmarks, options.data, options.prompt)
-    model: Any = load_model(options)
+    model = load_any(options.model or DEFAULT_MODEL, options.device, options.dtype)
     count = options.tokens or model.num_tokens
-    out = Path(options.out or f"evaluation/{model.name.replace('/', '-')}-{count}")
+    out = Path(options.out or "evaluation/" + model.name.replace("/", "-") + (f"-{count}" if count else ""))
     if options.suite is not None:
         results = run_world(model, out, num_tokens=options.tokens, images=options.images)
     else:
@@ -39,7 +40,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def _print_figures(result: dict[str, Any]) -> None:
     benchmark = result.get("benchmark", "world")
     split = f" ({result['split']})" if "split" in result else ""
-    print(f"{benchmark}{split}: {result['model']}, {plural(result['num_tokens'], 'token')} an image")
+    tokens = f", {plural(result['num_tokens'], 'token')} an image" if result["num_tokens"] else ""
+    print(f"{benchmark}{split}: {result['model']}{tokens}")
     if result["figures"] is None:
         print(f"  only its server has the answers: send it {result['submission']}")
     rows = dict(_flat(result["figures"] or {}))

@@ -63,6 +63,7 @@ EXAMPLES = {
     "evaluate": """\
   fwd2bot evaluate --benchmarks pope,gqa --data benchmarks --model emoji-world --out results/pope-gqa
   fwd2bot evaluate --benchmarks coco_captions,coco_retrieval:val --data benchmarks      # both read benchmarks/coco
+  fwd2bot evaluate --benchmarks sugarcrepe --data benchmarks --model openai/clip-vit-base-patch32    # a tower, too
   fwd2bot evaluate --suite world --images 100                                   # what the bundled model is good at""",
     "train": """\
   fwd2bot train configs/emoji-world/tower.yaml

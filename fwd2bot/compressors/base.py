@@ -16,7 +16,7 @@ from fwd2bot.adapters import GENERATE
 from fwd2bot.attention import count_positions, independent_turns
 from fwd2bot.compressors.catalogue import Method, method_named
 from fwd2bot.compressors.config import CompressorConfig
-from fwd2bot.data.conversations import IGNORED, Encoded
+from fwd2bot.data.conversations import IGNORED, ChatTemplate, Encoded, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava
 from fwd2bot.losses import label_loss
@@ -66,6 +66,10 @@ class Compressor(nn.Module):
 
     every_count: ClassVar[bool] = False
     """A step of training takes all of `token_counts`; else one of them at random."""
+    one_way: ClassVar[bool] = False
+    """L_disc goes from pictures to texts alone, as the method is published."""
+    text_alone: ClassVar[bool] = False
+    """It learns from texts, and never sees a picture before it is used."""
     stages: ClassVar[tuple[str, ...]] = (GENERATE,)
     """The passes of the language model, each with an adapter of its own."""
 
@@ -112,6 +116,11 @@ class Compressor(nn.Module):
         return self.method.embeds_text
 
     @property
+    def answers(self) -> bool:
+        """Questions can be answered from the tokens; else they are vectors to search by, and nothing more."""
+        return self.method.answers
+
+    @property
     def num_tokens(self) -> int:
         """The most tokens it gives, and the number it gives when none is named."""
         return self.config.num_tokens
@@ -146,6 +155,26 @@ class Compressor(nn.Module):
     def embed_rows(self, tokens: Tensor) -> Tensor:
         """e_v or e_t, not yet of unit norm: (B, K, D) -> (B, D), the mean of the summary tokens."""
         return tokens.mean(dim=1)
+
+    def last_states(
+        self, tokens: Tensor | None, questions: Sequence[str], template: ChatTemplate, stage: str = GENERATE
+    ) -> Tensor:
+        """(N, D): what stands at the last token of N prompts, where an answer would begin.
+
+        tokens (N, K, D): of the pictures that the questions are about; None: text alone. Raises InputError for a
+        question that does not fit the context.
+        """
+        tokenizer, count = self.llava.tokenizer, 0 if tokens is None else tokens.shape[1]
+        encoded = [
+            encode_conversation(tokenizer, template, [(one, None)], has_image=tokens is not None) for one in questions
+        ]
+        length, room = max(len(one.ids) for one in encoded), self.llava.context - count
+        if length > room:
+            raise InputError(f"A text of {length} tokens is too long; this model can embed {room} at once.")
+        prompts = AnswerBatch.collate(encoded, tokenizer.pad_token_id or 0).to(self.llava.device)
+        assert prompts.mask is not None
+        hidden = self._answer_hidden(tokens, prompts, stage)  # (N, T, D)
+        return hidden[torch.arange(len(hidden), device=hidden.device), prompts.mask.sum(dim=1) - 1]
 
     def answer_loss(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
         """L_AR of pass 2. The vocabulary is only computed where a label stands."""
@@ -218,18 +247,18 @@ class Compressor(nn.Module):
             raise InputError(f"This model gives {offered} tokens an image, not {num_tokens}.")
         return num_tokens
 
-    def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+    def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch, stage: str = GENERATE) -> Tensor:
         rows = self._rows(tokens, batch)  # (N, T + K, D)
         position, length = batch.image_position, batch.ids.shape[1]
         reduction = self._reduction(batch, rows.shape[1] - length)
         if batch.turns is None:
             # Padded on the right and causal: no mask is needed for text.
             mask = None if tokens is None or self.present(tokens) is None else self._mask(tokens, batch)
-            hidden = self.llava.run(rows, mask, GENERATE, reduction=reduction)
+            hidden = self.llava.run(rows, mask, stage, reduction=reduction)
         else:
             turns = F.pad(batch.turns[:, position:], (rows.shape[1] - batch.turns[:, position:].shape[1], 0))
             allowed, positions = independent_turns(turns)
-            hidden = self.llava.run(rows, None, GENERATE, positions=positions, allowed=allowed, reduction=reduction)
+            hidden = self.llava.run(rows, None, stage, positions=positions, allowed=allowed, reduction=reduction)
         if position is None:
             return hidden
         count = hidden.shape[1] - length

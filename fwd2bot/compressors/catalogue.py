@@ -50,6 +50,10 @@ def up_to_256(grid: int) -> Sequence[int]:
     return range(1, min(256, grid**2) + 1)
 
 
+def one_vector(_: int) -> Sequence[int]:
+    return [1]
+
+
 def every_token(grid: int) -> Sequence[int]:
     return [grid**2]
 
@@ -63,6 +67,7 @@ class Method:
     needs_question: what an answer is read from depends on the question, in compress() or later.
     storable: the tokens are worth keeping: small, and the same for every question.
     embeds_text: compress_text() and embed_rows() give comparable vectors.
+    answers: questions can be answered from the tokens; else they are vectors to search by, and nothing more.
     counts: the numbers of tokens that it can give on a grid of so many visual tokens a side; None: any.
     """
 
@@ -73,6 +78,7 @@ class Method:
     needs_question: bool = False
     storable: bool = True
     embeds_text: bool = False
+    answers: bool = True
 
     def can_give(self, count: int, grid: int) -> bool:
         return self.counts is None or count in self.counts(grid)
@@ -123,6 +129,8 @@ CATALOGUE = {
     "visual_context_compressor": Method(
         "VisualContextCompressor", "2406.20092", divisors, trained=True, storable=False
     ),
+    "e5v": Method("E5V", "2407.12580", one_vector, trained=True, embeds_text=True, answers=False),
+    "vlm2vec": Method("VLM2Vec", "2410.05160", one_vector, trained=True, embeds_text=True, answers=False),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fwd2bot.adapters import GENERATE
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED
@@ -102,11 +103,11 @@ class InsideCompressor(Compressor):
         places = torch.arange(count, device=batch.ids.device) + batch.image_position
         return Reduction(self, places.expand(len(batch.ids), -1), prompt_ends(batch) + count)
 
-    def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
+    def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch, stage: str = GENERATE) -> Tensor:
         if tokens is None or batch.turns is None or not self.reads_question:
-            return super()._answer_hidden(tokens, batch)
+            return super()._answer_hidden(tokens, batch, stage)
         apart, conversation, places, own = turns_apart(batch)
-        found = super()._answer_hidden(tokens, apart)
+        found = super()._answer_hidden(tokens, apart, stage)
         hidden = found.new_zeros(*batch.ids.shape, found.shape[2])
         return hidden.index_put((conversation[:, None].expand_as(places)[own], places[own]), found[own])
 

@@ -120,7 +120,8 @@ class VectorBenchmark(Opened):
     def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
         """Figures by name, in per cent, from unit vectors (I, D) and (T, D) in the order of `images` and `texts`.
 
-        A row of NaN is a picture that could not be read: it is near nothing, and finds nothing.
+        A row of NaN is a picture
+        that could not be read: it is near nothing, and finds nothing.
         """
 
 

@@ -36,6 +36,8 @@ def recall_at(
 ) -> dict[str, float]:
     """COCO's protocol: text-to-image and image-to-text R@k in per cent, from unit vectors (I, D) and (T, D).
 
+    Where images have several vectors, (I, Q, D), the one nearest to the text counts.
+
     owners[t] is the image that text t belongs to; an image's nearest own text counts. Of equal scores the wrong one
     comes first, so that vectors which are all alike find nothing. A row of NaN is nearest to nothing.
     """
@@ -54,12 +56,20 @@ def _wrong_before(
 ) -> NDArray[np.int64]:
     """Of each query (Q,), how many wrong items score as high as its best right one: those with `of` == `own`."""
     counts = np.empty(len(queries), dtype=np.int64)
-    step = max(1, _CELLS // len(items))
+    step = max(1, _CELLS // int(np.prod(items.shape[:-1]) * np.prod(queries.shape[1:-1])))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        scores = queries[part] @ items.T
+        scores = similarities(queries[part], items)
         scores[np.isnan(scores)] = -np.inf
         right = own[part, None] == of
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
         counts[part] = ((scores >= best) & ~right).sum(axis=1)
     return counts
+
+
+def similarities(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) and (M, D) -> (N, M); of a side with several vectors, (N, Q, D), the nearest to the other counts."""
+    if other.ndim == 3:
+        return similarities(other, one).T
+    products: NDArray[np.float32] = one @ other.T
+    return products.max(axis=1) if one.ndim == 3 else products

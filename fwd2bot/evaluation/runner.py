@@ -28,6 +28,7 @@ from torch import Tensor
 from fwd2bot.errors import ImageError, InputError
 from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, read_predictions
 from fwd2bot.evaluation.catalogue import folder_name, open_benchmark
+from fwd2bot.evaluation.embedders import Embedder, as_embedder
 from fwd2bot.evaluation.files import read_json, write_json
 from fwd2bot.images import decode, read_image
 from fwd2bot.model import Fwd2Bot
@@ -59,7 +60,7 @@ def open_benchmarks(names: str, data: Path | str, prompt: str | None = None) -> 
 
 
 def run_benchmarks(
-    model: Fwd2Bot,
+    model: Fwd2Bot | Embedder,
     benchmarks: Sequence[Benchmark | VectorBenchmark],
     out: Path,
     *,
@@ -71,14 +72,19 @@ def run_benchmarks(
     Raises InputError where the model cannot do one of them, before any is begun, and where `out` has answers of another
     model, number of tokens or prompt.
     """
-    count = model.compressor.chosen_count(num_tokens)
+    embedder = as_embedder(model, num_tokens)
+    answering = model if isinstance(model, Fwd2Bot) and model.answers else None
     for benchmark in benchmarks:
-        if isinstance(benchmark, VectorBenchmark) and not model.embeds_text:
-            raise InputError(f"{model.name} does not embed text, as {benchmark.name} needs it; take a fwd2bot model.")
+        if isinstance(benchmark, Benchmark) and answering is None:
+            raise InputError(f"{model.name} only embeds, and {benchmark.name} asks questions; take a fwd2bot model.")
     for benchmark in benchmarks:
         started = time.monotonic()
-        run = _Run(model, benchmark, out, count, progress)
-        figures = run.vectors(benchmark) if isinstance(benchmark, VectorBenchmark) else run.texts(benchmark)
+        run = _Run(embedder, benchmark, out, progress)
+        if isinstance(benchmark, VectorBenchmark):
+            figures: dict[str, float] | None = run.vectors(benchmark)
+        else:
+            assert answering is not None
+            figures = run.texts(benchmark, answering)
         result = {
             **run.made_with,
             **benchmark.settings(),
@@ -97,10 +103,9 @@ def run_benchmarks(
 class _Run:
     """One benchmark on its way; `failed` has why pictures or questions got no answer, and how many samples that is."""
 
-    model: Fwd2Bot
+    embedder: Embedder
     benchmark: Benchmark | VectorBenchmark
     out: Path
-    num_tokens: int
     progress: Progress
     told: dict[str, Any] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
@@ -109,17 +114,17 @@ class _Run:
         self.made_with: dict[str, Any] = {
             "benchmark": self.benchmark.name,
             "split": self.benchmark.split,
-            "model": self.model.name,
-            "fingerprint": self.model.fingerprint,
-            "num_tokens": self.num_tokens,
+            "model": self.embedder.name,
+            "fingerprint": self.embedder.fingerprint,
+            "num_tokens": self.embedder.num_tokens,
         }
 
     def file(self, extension: str) -> Path:
         return self.out / f"{self.benchmark.name}-{self.benchmark.split}.{extension}"
 
-    def texts(self, benchmark: Benchmark) -> dict[str, float] | None:
+    def texts(self, benchmark: Benchmark, model: Fwd2Bot) -> dict[str, float] | None:
         """The figures of answers; None where only a server can give them."""
-        limit = min(benchmark.max_new_tokens, self.model.compressor.llava.context // _SHARE)
+        limit = min(benchmark.max_new_tokens, model.compressor.llava.context // _SHARE)
         self.made_with |= {"prompt": benchmark.prompt, "max_new_tokens": limit}
         self._claim()
         samples = benchmark.samples()
@@ -128,7 +133,7 @@ class _Run:
         self.told |= {"samples": len(samples), "answered_before": len(predictions)}
         tell = self.progress("answered", "questions")
         with self.file("jsonl").open("a", encoding="utf-8") as lines:
-            for count, (sample, text) in enumerate(self._answers(waiting, limit), 1):
+            for count, (sample, text) in enumerate(self._answers(model, waiting, limit), 1):
                 if isinstance(text, str):
                     predictions[sample.key] = text
                     lines.write(json.dumps(benchmark.prediction_row(sample, text)) + "\n")
@@ -145,53 +150,58 @@ class _Run:
 
     def vectors(self, benchmark: VectorBenchmark) -> dict[str, float]:
         """The figures of vectors."""
+        self.made_with["vectors"] = self.embedder.vectors
         self._claim()
         images, texts = benchmark.images(), benchmark.texts()
         self.told |= {"images": len(images), "texts": len(texts)}
 
         def embed_images(part: Sequence[int]) -> NDArray[np.float32]:
             opened = _read_all([(images[number], f"image {number}") for number in part])
-            vectors = np.full((len(part), self.model.width), np.nan, dtype=np.float32)
+            vectors = np.full((len(part), *self._shape("images")), np.nan, dtype=np.float32)
             good = [at for at, one in enumerate(opened) if not isinstance(one, ImageError)]
-            tokens = self.model.compress([one for one in opened if not isinstance(one, ImageError)], self.num_tokens)
-            vectors[good] = self.model.embed(tokens).cpu().numpy()
+            if good:
+                vectors[good] = self.embedder.embed_images([one for one in opened if not isinstance(one, ImageError)])
             self.failed.update(str(one) for one in opened if isinstance(one, ImageError))
             return vectors
 
         def embed_texts(part: Sequence[int]) -> NDArray[np.float32]:
-            vectors: NDArray[np.float32] = (
-                self.model.embed([texts[number] for number in part], self.num_tokens).cpu().numpy()
-            )
-            return vectors
+            return self.embedder.embed_texts([texts[number] for number in part])
 
         return benchmark.score(
             self._embedded("images", len(images), embed_images), self._embedded("texts", len(texts), embed_texts)
         )
 
+    def _shape(self, unit: str) -> tuple[int, ...]:
+        """Of the vectors of one image, or one text."""
+        several, width = self.embedder.vectors_an_image, self.embedder.width
+        return (several, width) if unit == "images" and several > 1 else (width,)
+
     def _embedded(
         self, unit: str, count: int, embed: Callable[[Sequence[int]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """Vectors (count, D) by their numbers, those that are not on the disk yet from `embed`."""
-        rows = self._kept_rows(f"{unit}.npy", count)
-        waiting = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()
+        """Vectors (count, ..., D) by their numbers, those that are not on the disk yet from `embed`."""
+        rows = self._kept_rows(f"{unit}.npy", (count, *self._shape(unit)))
+        waiting = np.flatnonzero(np.isnan(rows).reshape(count, -1).any(axis=1)).tolist()
         tell = self.progress("embedded", unit)
         done = 0
-        for part in _parts(waiting, self.model.batch_size):
+        for part in _parts(waiting, self.embedder.batch_size):
             rows[part] = embed(part)
             rows.flush()
             done += len(part)
             tell(done, len(waiting))
         return rows
 
-    def _answers(self, samples: Sequence[Sample], limit: int) -> Iterator[tuple[Sample, str | Exception]]:
+    def _answers(
+        self, model: Fwd2Bot, samples: Sequence[Sample], limit: int
+    ) -> Iterator[tuple[Sample, str | Exception]]:
         """Every sample with its answer, or the reason why there is none; those of one batch of pictures together."""
         by_image: dict[Path | bytes, list[Sample]] = {}
         for sample in samples:
             by_image.setdefault(sample.image, []).append(sample)
-        for part in _parts(list(by_image), self.model.batch_size):
+        for part in _parts(list(by_image), model.batch_size):
             opened = _read_all([(image, f"the picture of {by_image[image][0].key!r}") for image in part])
             good = [image for image in opened if not isinstance(image, ImageError)]
-            rows_for = self.model.compress_for_questions(good, self.num_tokens)
+            rows_for = model.compress_for_questions(good, self.embedder.num_tokens)
             asked: list[tuple[int, Sample]] = []
             row = 0
             for name, image in zip(part, opened, strict=True):
@@ -201,10 +211,9 @@ class _Run:
                     asked += [(row, sample) for sample in by_image[name]]
                     row += 1
             asked.sort(key=lambda pair: len(pair[1].text))
-            for batch in _parts(asked, self.model.batch_size):
-                texts = [sample.text for _, sample in batch]
-                rows = rows_for([row for row, _ in batch], texts)
-                answers = _answer(self.model, rows, [sample for _, sample in batch], limit)
+            for batch in _parts(asked, model.batch_size):
+                rows = rows_for([row for row, _ in batch], [sample.text for _, sample in batch])
+                answers = _answer(model, rows, [sample for _, sample in batch], limit)
                 yield from zip([sample for _, sample in batch], answers, strict=True)
 
     def _claim(self) -> None:
@@ -226,9 +235,9 @@ class _Run:
                 )
         write_json(path, self.made_with)
 
-    def _kept_rows(self, name: str, count: int) -> "np.memmap[Any, np.dtype[np.float32]]":
-        """Vectors (count, D) on the disk, NaN where one is not there yet."""
-        path, shape = self.file(name), (count, self.model.width)
+    def _kept_rows(self, name: str, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.float32]]":
+        """Vectors (count, ..., D) on the disk, NaN where one is not there yet."""
+        path = self.file(name)
         if not path.exists():
             new = path.with_suffix(".new")
             rows = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=shape)
@@ -237,7 +246,7 @@ class _Run:
             new.rename(path)
         rows = np.lib.format.open_memmap(path, mode="r+")
         if rows.shape != shape:
-            raise InputError(f"{path} has {len(rows)} vectors, and there are {count} now: name another --out.")
+            raise InputError(f"{path} has {len(rows)} vectors, and there are {shape[0]} now: name another --out.")
         return rows
 
 

@@ -46,7 +46,9 @@ class SugarCrepe(VectorBenchmark):
     def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
         row = {name: number for number, name in enumerate(self.filenames)}
         shown = images[[row[pair.filename] for pair in self.pairs]]
-        right, wrong = (np.einsum("nd,nd->n", shown, side) for side in (texts[0::2], texts[1::2]))
+        right, wrong = (np.einsum("n...d,nd->n...", shown, side) for side in (texts[0::2], texts[1::2]))
+        if shown.ndim == 3:  # several vectors a picture: the nearest counts
+            right, wrong = right.max(axis=1), wrong.max(axis=1)
         kinds = np.array([pair.kind for pair in self.pairs])
         return {kind: 100.0 * float((right > wrong)[kinds == kind].mean()) for kind in KINDS}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,9 +21,11 @@ from fwd2bot.data.world import captions, make_scene, questions, render
 from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.errors import Fwd2BotError, InputError
+from fwd2bot.evaluation.embedders import Embedder, as_embedder
 from fwd2bot.evaluation.files import write_json
 from fwd2bot.evaluation.metrics import exact_match, recall_at
-from fwd2bot.model import Fwd2Bot, load
+from fwd2bot.evaluation.towers import load_any
+from fwd2bot.model import Fwd2Bot
 from fwd2bot.provenance import provenance
 
 BLANK = Image.new("RGB", (PICTURE, PICTURE), (127, 127, 127))
@@ -73,33 +74,40 @@ def retrieval_scores(
     return recall_at(images, texts, owners)
 
 
-def model_vectors(
-    model: Fwd2Bot, scenes: Sequence[Scene], num_tokens: int | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors of the scenes' pictures and of their five captions each."""
-    images, texts = [], []
-    for first in range(0, len(scenes), 100):
-        part = scenes[first : first + 100]
-        images.append(model.embed(model.compress(pictures(part), num_tokens=num_tokens)))
-        texts.append(model.embed([text for scene in part for text in captions(scene)], num_tokens=num_tokens))
-    return torch.cat(images).float().numpy(), torch.cat(texts).float().numpy()
+def scene_vectors(embedder: Embedder, scenes: Sequence[Scene]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of the scenes' pictures and of their five captions each."""
+    texts = [text for scene in scenes for text in captions(scene)]
+    size = embedder.batch_size
+    return (
+        np.concatenate([embedder.embed_images(pictures(scenes[at : at + size])) for at in range(0, len(scenes), size)]),
+        np.concatenate([embedder.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)]),
+    )
 
 
-def evaluate(model: Fwd2Bot, num_tokens: int | None, images: int, gallery_size: int) -> dict[str, Any]:
-    """All figures of a model at one number of tokens."""
+def evaluate(
+    model: Fwd2Bot | Embedder, num_tokens: int | None, images: int, gallery_size: int
+) -> dict[str, dict[str, float]]:
+    """All figures of a model at one number of tokens: of answers where it answers, of retrieval where it embeds."""
+    figures: dict[str, dict[str, float]] = {}
+    if isinstance(model, Fwd2Bot) and model.answers:
+        figures = _answer_figures(model, num_tokens, images)
+    if isinstance(model, Embedder) or model.embeds_text:
+        vectors = scene_vectors(as_embedder(model, num_tokens), gallery(gallery_size))
+        figures["retrieval"] = retrieval_scores(*vectors)
+    return figures
+
+
+def _answer_figures(model: Fwd2Bot, num_tokens: int | None, images: int) -> dict[str, dict[str, float]]:
     test = [make_scene("test", index) for index in range(images)]
     unseen = [make_scene("composition", index) for index in range(images)]
-    figures: dict[str, Any] = {
+    return {
         "test": answer_scores(model, test, num_tokens),
         "composition": answer_scores(model, unseen, num_tokens),
         "blank": answer_scores(model, test, num_tokens, blank=True),
     }
-    if model.embeds_text:
-        figures["retrieval"] = retrieval_scores(*model_vectors(model, gallery(gallery_size), num_tokens))
-    return figures
 
 
-def world_result(model: Fwd2Bot, num_tokens: int | None, images: int, gallery_size: int) -> dict[str, Any]:
+def world_result(model: Fwd2Bot | Embedder, num_tokens: int | None, images: int, gallery_size: int) -> dict[str, Any]:
     """All figures with what made them. Raises InputError for numbers that cannot be."""
     if images < 1:
         raise InputError(f"--images is {images}; it must be at least 1.")
@@ -119,7 +127,7 @@ def world_result(model: Fwd2Bot, num_tokens: int | None, images: int, gallery_si
     }
 
 
-def run_world(model: Fwd2Bot, out: Path, *, num_tokens: int | None, images: int) -> Iterator[dict[str, Any]]:
+def run_world(model: Fwd2Bot | Embedder, out: Path, *, num_tokens: int | None, images: int) -> Iterator[dict[str, Any]]:
     """The one result of this suite, in `out`/world.json; about as many images to search as are asked about."""
     result = world_result(model, num_tokens, images, images + images % 2)
     write_json(out / "world.json", result)
@@ -129,14 +137,14 @@ def run_world(model: Fwd2Bot, out: Path, *, num_tokens: int | None, images: int)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write one JSON a run."""
     parser = argparse.ArgumentParser(prog="python -m fwd2bot.evaluation.world", description=__doc__)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, help="a model, or a tower: its folder or name on the hub")
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--gallery", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     try:
-        result = world_result(load(options.model), options.tokens, options.images, options.gallery)
+        result = world_result(load_any(options.model), options.tokens, options.images, options.gallery)
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code

@@ -31,11 +31,12 @@ from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
-from fwd2bot.losses import contrastive_loss, full_precision
+from fwd2bot.losses import contrastive_loss, full_precision, one_way_loss
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed
 from fwd2bot.training.language import answers_right
+from fwd2bot.training.sentences import sentences
 from fwd2bot.training.shapes import read_base
 from fwd2bot.training.stage import Stage, accuracy
 from fwd2bot.training.tower import image_processor
@@ -67,14 +68,18 @@ class CompressorStage(Stage):
             raise InputError(
                 f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight."
             )
+        if config.losses.get("autoregressive") and not self.compressor.answers:
+            raise InputError(f"{settings.compressor} only embeds; leave autoregressive out of losses.")
         self.template = template_named(settings.template)
-        files = bool(config.data["sources"])
-        self.feed: Feed = (
-            FileFeed(config, llava, self.template, contrastive=bool(self.disc))
-            if files
-            else WorldFeed(config, llava, self.template)
-        )
+        self.feed = self._feed(llava)
         self.work = _work(config)
+
+    def _feed(self, llava: Llava) -> Feed:
+        if self.compressor.text_alone:
+            return sentences(self.config)
+        if self.config.data["sources"]:
+            return FileFeed(self.config, llava, self.template, contrastive=bool(self.disc))
+        return WorldFeed(self.config, llava, self.template)
 
     @property
     def module(self) -> nn.Module:
@@ -110,6 +115,8 @@ class CompressorStage(Stage):
 
     def _losses_at(self, count: int | None, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
+        if batch.positives:
+            return {"contrastive": self.disc * self._sentence_loss(batch)}
         images: Tensor | None
         if batch.answers is None:
             images = self._embedded(self.compressor.compress, batch.pixels, count)
@@ -125,8 +132,17 @@ class CompressorStage(Stage):
             assert images is not None, "captions are of pictures"
             temperature = self.compressor.config.temperature
             images, texts = distributed.gathered(images), distributed.gathered(texts)
-            losses["contrastive"] = self.disc * contrastive_loss(images, texts, temperature)
+            loss = one_way_loss if self.compressor.one_way else contrastive_loss
+            losses["contrastive"] = self.disc * loss(images, texts, temperature)
         return losses
+
+    def _sentence_loss(self, batch: Batch) -> Tensor:
+        """Each anchor against all positives, of which one is its own, and all negatives."""
+        anchors, positives, negatives = (
+            distributed.gathered(self._embedded(self.compressor.compress_text, texts, None))
+            for texts in (batch.captions, batch.positives, batch.negatives)
+        )
+        return one_way_loss(anchors, torch.cat([positives, negatives]), self.compressor.config.temperature)
 
     def _cut(self, compress: Callable[..., Tensor], rows: Any, count: int | None) -> Tensor:
         """Tokens of pictures or texts. Those that can be cut are all made, the first few used: one shape of pass 1."""
@@ -171,6 +187,8 @@ class CompressorStage(Stage):
     @torch.inference_mode()
     def answer_samples(self) -> list[dict[str, str]]:
         """The first question of some conversations, and what the model answers with the most tokens it can give."""
+        if not self.compressor.answers:
+            return []
         held_out = next((batch for batch in self.feed.validation() if batch.answers is not None), None)
         if held_out is None or held_out.answers is None:
             return []
@@ -211,7 +229,7 @@ class CompressorStage(Stage):
 
     def _evaluate_at(self, count: int) -> dict[str, float]:
         hits: dict[str, list[bool]] = {}
-        pairs: list[tuple[Tensor, Tensor]] = []  # embeddings of pictures and of their captions
+        pairs: list[tuple[Tensor, Tensor]] = []  # embeddings of pictures, or anchors, and of their captions
         end = self.compressor.llava.tokenizer.eos_token_id
         for batch in self.feed.validation():
             pixels = None if batch.pixels is None else batch.pixels.to(self.device)
@@ -220,7 +238,10 @@ class CompressorStage(Stage):
                 if self.disc and batch.captions and tokens is not None:
                     texts = self.compressor.compress_text(batch.captions, num_tokens=count)
                     pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)))
-                if batch.answers is None:
+                if batch.positives:
+                    anchors, texts = map(self.compressor.compress_text, (batch.captions, batch.positives))
+                    pairs.append((self.compressor.embed_rows(anchors), self.compressor.embed_rows(texts)))
+                if batch.answers is None or not self.compressor.answers:
                     continue
                 answers = batch.answers.to(self.device)
                 logits, labels = self.compressor.answer_logits(tokens, answers), answers.labels
@@ -228,7 +249,8 @@ class CompressorStage(Stage):
             predicted, wanted = logits[:, :-1][labelled].argmax(-1), labels[:, 1:][labelled]
             for kind, right in answers_right(predicted, wanted, labels, batch.kinds, end):
                 hits.setdefault(kind, []).append(right)
-        return {**accuracy(hits), **(_recall(pairs) if pairs else {})}
+        names = ("text_to_text",) if self.compressor.text_alone else ("text_to_image", "image_to_text")
+        return {**(accuracy(hits) if hits else {}), **(_recall(pairs, names) if pairs else {})}
 
     def save(self, folder: Path) -> None:
         """A model folder; the base is written with it where it was trained, named where it was not."""
@@ -240,13 +262,16 @@ class CompressorStage(Stage):
         return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
 
 
-def _recall(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """R@1 among so many, in per cent, of image and text embeddings (B, D) that belong together row by row."""
+def _recall(pairs: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> dict[str, float]:
+    """R@1 among so many, in per cent, of image and text embeddings (B, D) that belong together row by row.
+
+    names: of the search for images by texts, and of that for texts by images where it is wanted.
+    """
     images, texts = (F.normalize(full_precision(torch.cat(side)), dim=-1) for side in zip(*pairs, strict=True))
     scores, own = texts @ images.T, torch.arange(len(texts), device=texts.device)
     return {
         f"{name}_R@1_of_{len(own)}": 100.0 * (one.argmax(1) == own).double().mean().item()
-        for name, one in (("text_to_image", scores), ("image_to_text", scores.T))
+        for name, one in zip(names, (scores, scores.T), strict=False)
     }
 
 

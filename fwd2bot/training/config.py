@@ -29,12 +29,14 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 SOURCES: dict[str, dict[str, Any]] = {
     "conversations": {"path": ..., "images": ..., "captions": None, "weight": 1.0},
     "captions": {"path": ..., "images": None, "weight": 1.0},
+    "triplets": {"path": ...},
 }
 """What an entry of `data.sources` holds beside its `kind`, with what it is when the file does not say (...: it must).
 
 conversations: a file in the layout of LLaVA-665k, the folder of its images, a file of COCO captions for them.
 captions: tar files of images with captions, {00000..00331} stands for a row of them; or a JSON file in the layout of
-CC3M-595K's, with the folder of its images. weight: of its steps.
+CC3M-595K's, with the folder of its images. weight: of its steps. triplets: of texts, for methods that learn from text
+alone: a CSV file with the columns sent0, sent1 and hard_neg, as SimCSE's of NLI.
 """
 STAGES = tuple(SETTINGS)
 LOSSES = ("autoregressive", "contrastive")
@@ -128,6 +130,9 @@ class TrainConfig:
         if self.sharded and (self.optimizer != "adamw" or self.compile or self.stage != "compressor"):
             raise InputError("sharded: true goes with stage: compressor, optimizer: adamw and compile: false only.")
         self._check_parts()
+        kinds = [source["kind"] for source in self.data.get("sources", [])]
+        if "triplets" in kinds and len(kinds) > 1:
+            raise InputError("data.sources: triplets stand alone; leave the other sources out.")
         if self.contrastive_batch and not self.data["sources"]:
             raise InputError(
                 f"contrastive_batch is {self.contrastive_batch}, but data.sources names no pairs; the generated "

@@ -27,7 +27,8 @@ class Batch(NamedTuple):
     """What one step learns from.
 
     pixels (B, 3, H, W), None for text alone; answers: a conversation a row, None for pairs; captions: one a row, none
-    where there are none; kinds: of each conversation's questions, for figures; questions: the first of each.
+    where there are none; kinds: of each conversation's questions, for figures; questions: the first of each. Of text
+    alone (`sentences.py`) positives say the same as the captions, and negatives nearly do.
     """
 
     pixels: Tensor | None
@@ -35,6 +36,8 @@ class Batch(NamedTuple):
     captions: list[str]
     kinds: list[list[str]]
     questions: list[str]
+    positives: Sequence[str] = ()
+    negatives: Sequence[str] = ()
 
 
 class Feed(ABC):
@@ -146,6 +149,8 @@ class FileFeed(Feed):
 
 def open_source(entry: dict[str, Any], seed: int) -> tuple[Source, float]:
     """A source of `data.sources` with its weight. Raises InputError where it cannot be read."""
+    if entry["kind"] == "triplets":
+        raise InputError("data.sources: triplets are for methods that learn from text alone (e5v); take other sources.")
     if entry["kind"] == "captions":
         pairs = entry["images"]
         source: Source = Shards(entry["path"]) if pairs is None else LlavaJson(entry["path"], pairs, pairs=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fwd2bot.data.world.language import captions, full_caption, inventory
 from fwd2bot.data.world.questions import KINDS, ask
-from fwd2bot.data.world.scene import Scene, make_scene
+from fwd2bot.data.world.scene import Scene, make_scene, near_duplicate
 
 CAPTION_QUESTION = "Describe the image."
 INVENTORY_QUESTION = "List the objects."
@@ -62,3 +62,15 @@ def draw_sample(
             asked.append(kind)
     caption = rng.choice(captions(scene))
     return Sample(scene=scene, turns=pairs, kinds=asked, caption=caption, description=full_caption(scene, rng))
+
+
+def draw_triplet(split: str, index: int) -> tuple[str, str, str]:
+    """Three texts: a scene in full; the same in other words, in full or in part; its near duplicate in full.
+
+    Only a full caption is sure to show what was changed, so the third is always one, and the second half the time.
+    """
+    scene = make_scene(split, index)
+    rng = random.Random(scene.seed + 4)
+    full, *parts = captions(scene)
+    same = full_caption(scene, rng) if rng.random() < 0.5 else rng.choice(parts)
+    return full, same, captions(near_duplicate(scene))[0]
