@@ -1,12 +1,14 @@
-"""The attention that the backbone's layers call: torch's fused kernel, but plain matrix products to train on a CPU.
+"""The attention that the backbone's layers call, and who sees whom.
 
-The CPU's fused kernel is slow backwards: over 16 rows of 165 and of 75 positions (4 heads of 64, bfloat16, one core)
-plain products take 0.6 and 0.3 of its time. They keep T x T weights for backward, so only short rows use them.
+It is torch's fused kernel, but plain matrix products to train on a CPU, whose fused kernel is slow
+backwards: over 16 rows of 165 and of 75 positions (4 heads of 64, bfloat16, one core) plain products take 0.6 and 0.3
+of its time. They keep T x T weights for backward, so only short rows use them.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -97,3 +99,32 @@ def register() -> str:
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME
+
+
+def count_positions(mask: Tensor) -> Tensor:
+    """(B, T) bool -> (B, T): the number of real tokens before each token."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def allowed_pairs(mask: Tensor, bidirectional: bool = False) -> Tensor:
+    """(B, T) -> (B, 1, T, T): which query sees which key. A padded query sees itself, so that no softmax is empty."""
+    length = mask.shape[1]
+    pairs = torch.ones(length, length, dtype=torch.bool, device=mask.device)
+    causal = pairs if bidirectional else pairs.tril()
+    own = torch.eye(length, dtype=torch.bool, device=mask.device)
+    return ((causal & mask[:, None, :]) | own)[:, None]
+
+
+def independent_turns(turns: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention and positions with which each turn sees what is shared and itself, as if it were the only one.
+
+    turns (B, T): the turn a token belongs to, from 1, turn by turn; 0 for what all share, which comes first.
+    Gives (B, 1, T, T), True where a row sees a column, and positions (B, T).
+    """
+    index = torch.arange(turns.shape[1], device=turns.device)
+    seen = (turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None])
+    changed = F.pad(turns[:, 1:] != turns[:, :-1], (1, 0))
+    start = torch.where(changed, index, 0).cummax(dim=1).values
+    shared = (turns == 0).sum(dim=1, keepdim=True)
+    positions = torch.where(turns == 0, index, shared + index - start)
+    return (seen & (index[:, None] >= index))[:, None], positions

@@ -3,7 +3,7 @@
     config.json                       {"fwd2bot": 1, "base": "base", "compressor": {...}}
     base/                             a LLaVA in the transformers layout; or "base" names a folder beside, or a hub id
     compress/, generate/, shared/     the adapters there are, in PEFT's layout
-    summary_embeddings.safetensors    the compressor's own parameters, where it has any
+    summary_embeddings.safetensors    the compressor's own embeddings; of a method with modules compressor.safetensors
 
 A plain LLaVA folder counts as a model, too: every visual token, LLaVA-1.5's own template.
 """
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +32,9 @@ from fwd2bot.errors import InputError, ModelError
 from fwd2bot.llava import Llava
 
 FORMAT = 1
-_OWN = "summary_embeddings.safetensors"
+_EMBEDDINGS, _MODULES = "summary_embeddings.safetensors", "compressor.safetensors"
 _ADAPTERS = ("compress", "generate", "shared")
-LAYOUT = ("base/", *(f"{name}/" for name in _ADAPTERS), _OWN)
+LAYOUT = ("base/", *(f"{name}/" for name in _ADAPTERS), _EMBEDDINGS, _MODULES)
 """Where the weights of a model are, within its folder."""
 _BASE_KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
 _HUB_FILES = [*(f"*{kind}" for kind in _BASE_KINDS), "README.md"]
@@ -55,7 +55,7 @@ def save_model(
         adapters.save_adapter(compressor.llava.network, name, folder / name, dtype)
     own = {name: p.detach().to("cpu", dtype).contiguous() for name, p in compressor.added_parameters().items()}
     if own:
-        save_file(own, folder / _OWN)
+        save_file(own, folder / _own_file(own))
     content = {"fwd2bot": FORMAT, "base": base or "base", "compressor": compressor.config.to_dict()}
     (folder / "config.json").write_text(_as_json(content))
 
@@ -72,7 +72,7 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | t
         raise ModelError(f"{folder} does not fit: {error}") from error
     for name in adapters.adapter_names(compressor):
         adapters.load_adapter(compressor.llava.network, name, folder / name)
-    _load_own(compressor, folder / _OWN)
+    _load_own(compressor, folder)
     for parameter in compressor.own_parameters().values():
         parameter.data = parameter.data.to(dtype)
     return compressor.requires_grad_(False).eval().to(device)
@@ -256,10 +256,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load_own(compressor: Compressor, path: Path) -> None:
+def _own_file(own: Iterable[str]) -> str:
+    """The file of the parameters that a compressor adds to its base beside adapters."""
+    return _EMBEDDINGS if "summary_embeddings" in own else _MODULES
+
+
+def _load_own(compressor: Compressor, folder: Path) -> None:
     own = compressor.added_parameters()
     if not own:
         return
+    path = folder / _own_file(own)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

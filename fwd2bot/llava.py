@@ -93,6 +93,10 @@ class Llava(nn.Module):
         return int(self.network.config.text_config.hidden_size)
 
     @property
+    def tower_width(self) -> int:
+        return int(self.network.config.vision_config.hidden_size)
+
+    @property
     def context(self) -> int:
         """The most positions that the language model can take."""
         return int(self.network.config.text_config.max_position_embeddings)
@@ -184,12 +188,15 @@ class Llava(nn.Module):
         return self.project(features)
 
     def tower_states(self, pixels: Tensor, levels: Sequence[int]) -> list[Tensor]:
-        """What the tower holds after so many layers, the class token first: each (B, 1 + V, width of the tower)."""
+        """Hidden states of the tower, each (B, 1 + V, width of the tower), class token first.
+
+        Level 0 is what enters its first layer, level i the output of the i-th; LLaVA reads level `num_tower_layers`.
+        """
         states = list(self._tower(pixels.to(self.dtype)))
         return [states[level] for level in levels]
 
     def project(self, features: Tensor) -> Tensor:
-        """(..., width of the tower) -> (..., D)."""
+        """The projector: (..., width of the tower) -> (..., D)."""
         tokens: Tensor = self.network.model.multi_modal_projector(features)
         return tokens
 
@@ -223,10 +230,10 @@ class Llava(nn.Module):
         in place of the mask; see `independent_turns`. With a `reduction` the image's rows are those that it leaves.
         """
         if positions is None:
-            positions = count_positions(mask) if mask is not None else _range(embeddings)
+            positions = attention.count_positions(mask) if mask is not None else _range(embeddings)
         positions = positions.expand(len(embeddings), -1)
         if allowed is None and mask is not None:
-            allowed = allowed_pairs(mask, bidirectional)
+            allowed = attention.allowed_pairs(mask, bidirectional)
         rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
         hidden = self._forward(rows, stage, bidirectional=bidirectional)
         return self._final_norm(hidden) if tokens == "final_norm" else hidden
@@ -247,7 +254,7 @@ class Llava(nn.Module):
         Each row stops at its own end; once half of the rows have, they leave the batch.
         """
         if positions is None:
-            positions = count_positions(mask) if mask is not None else _range(embeddings)
+            positions = attention.count_positions(mask) if mask is not None else _range(embeddings)
         positions = positions.expand(len(embeddings), -1)
         if mask is not None:
             order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # padding to the left, real tokens in their order
@@ -255,7 +262,7 @@ class Llava(nn.Module):
             mask, positions = mask.gather(1, order), positions.gather(1, order)
             reduction = None if reduction is None else reduction.moved(order)
         cache = _Cache(len(self.network.model.language_model.layers), max_new_tokens)
-        allowed = None if mask is None else allowed_pairs(mask)
+        allowed = None if mask is None else attention.allowed_pairs(mask)
         rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
         hidden = self._forward(rows, stage, cache=cache)
         return self._decode(hidden[:, -1:], positions[:, -1:], stage, cache, max_new_tokens)
@@ -393,35 +400,6 @@ class _Cache:
         """Only these rows of the batch go on."""
         self.buffers = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.buffers]
         self.masks = [None if mask is None else mask[rows] for mask in self.masks]
-
-
-def count_positions(mask: Tensor) -> Tensor:
-    """(B, T) bool -> (B, T): the number of real tokens before each token."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def allowed_pairs(mask: Tensor, bidirectional: bool = False) -> Tensor:
-    """(B, T) -> (B, 1, T, T): which query sees which key. A padded query sees itself, so that no softmax is empty."""
-    length = mask.shape[1]
-    pairs = torch.ones(length, length, dtype=torch.bool, device=mask.device)
-    causal = pairs if bidirectional else pairs.tril()
-    own = torch.eye(length, dtype=torch.bool, device=mask.device)
-    return ((causal & mask[:, None, :]) | own)[:, None]
-
-
-def independent_turns(turns: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention and positions with which each turn sees what is shared and itself, as if it were the only one.
-
-    turns (B, T): the turn a token belongs to, from 1, turn by turn; 0 for what all share, which comes first.
-    Gives (B, 1, T, T), True where a row sees a column, and positions (B, T).
-    """
-    index = torch.arange(turns.shape[1], device=turns.device)
-    seen = (turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None])
-    changed = F.pad(turns[:, 1:] != turns[:, :-1], (1, 0))
-    start = torch.where(changed, index, 0).cummax(dim=1).values
-    shared = (turns == 0).sum(dim=1, keepdim=True)
-    positions = torch.where(turns == 0, index, shared + index - start)
-    return (seen & (index[:, None] >= index))[:, None], positions
 
 
 def _within_reason(image: Image.Image) -> Image.Image:

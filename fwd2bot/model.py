@@ -4,7 +4,7 @@ Shapes: B pictures, K summary tokens, D width.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -139,10 +139,9 @@ class Fwd2Bot:
     ) -> Tensor:
         """B pictures or paths -> summary tokens (B, K, D).
 
-        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered.
+        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered, and for
+        a method that compresses for a question where there is none.
         """
-        if self.compressor.needs_question and questions is None:
-            raise InputError(f"{self.name} compresses for a question: give one for each picture.")
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -150,6 +149,18 @@ class Fwd2Bot:
             asked = None if questions is None else questions[chunk]
             parts.append(self.compressor.compress(self._llava.pixels(opened), asked, num_tokens))
         return torch.cat([part.to(parts[-1].dtype) for part in parts])
+
+    def compress_for_questions(
+        self, images: Sequence[Image.Image | str | Path], num_tokens: int | None = None
+    ) -> Callable[[Sequence[int], Sequence[str]], Tensor]:
+        """What gives the tokens (Q, K, D) that questions are answered from: numbers of their pictures, Q questions.
+
+        The pictures are compressed once, or, by a method that needs the question, for each question anew.
+        """
+        if self.compressor.needs_question:
+            return lambda rows, questions: self.compress([images[row] for row in rows], num_tokens, questions)
+        tokens = self.compress(images, num_tokens)
+        return lambda rows, _: tokens[torch.tensor(rows, device=tokens.device, dtype=torch.long)]
 
     def answer(
         self,

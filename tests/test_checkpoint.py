@@ -35,6 +35,25 @@ def test_a_model_folder_has_the_documented_files(folder):
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
 
 
+def test_weights_of_a_methods_modules_are_saved_fingerprinted_and_loaded_in_the_dtype(tmp_path):
+    compressor = tiny_compressor("token_packer")
+    save_model(tmp_path, compressor)
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "compressor.safetensors", "config.json", "generate"}
+    kept = load_file(tmp_path / "compressor.safetensors")
+    assert kept.keys() == {f"packer.{name}" for name, _ in compressor.packer.named_parameters()}
+    assert {parameter.dtype for parameter in load_model(tmp_path, torch.bfloat16).packer.parameters()} == {
+        torch.bfloat16
+    }
+    before = fingerprint(tmp_path)
+    kept["packer.query.weight"][0, 0] += 1.0
+    save_file(kept, tmp_path / "compressor.safetensors")
+    assert fingerprint(tmp_path) != before
+    del kept["packer.query.weight"]
+    save_file(kept, tmp_path / "compressor.safetensors")
+    with pytest.raises(ModelError, match=r"packer\.query\.weight is missing, this model needs"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_saved_again_it_has_the_same_fingerprint(tmp_path, dtype):
     save_model(tmp_path / "one", tiny_compressor(), dtype=dtype)
@@ -138,7 +157,7 @@ def damage(folder, how):
     elif how == "unknown setting":
         change(folder / "config.json", "compressor", {"tokens_per_image": 4})
     elif how == "unknown compressor":
-        change(folder / "config.json", "compressor", {**config["compressor"], "compressor": "prumerge"})
+        change(folder / "config.json", "compressor", {**config["compressor"], "compressor": "pru_merge"})
     elif how == "no settings":
         change(folder / "config.json", "compressor", None)
     elif how == "no base":
@@ -168,7 +187,7 @@ def damage(folder, how):
         ("another model", "a model of type 'qwen2'; a fwd2bot or LLaVA-1.5 folder is needed"),
         ("newer", "has format 99, this version reads 1; update fwd2bot"),
         ("unknown setting", "damaged .*'tokens_per_image' is no setting"),
-        ("unknown compressor", "no compressor 'prumerge'"),
+        ("unknown compressor", "no compressor 'pru_merge'"),
         ("no settings", "is damaged"),
         ("no base", "needs its base model"),
         ("no adapter", "adapter in .*generate cannot be read"),

@@ -10,6 +10,7 @@ from cli_run import Ran, Run
 from fake_model import LONGEST, picture
 
 import fwd2bot
+from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.store import Store
 
 # Answers.
@@ -104,6 +105,28 @@ def test_json_of_ask(run: Run, album: Path) -> None:
     ran = run("ask", "colour ?", "--all", "--store", "album.store", "--json")
     assert as_json(ran)[0] == {"image": "fox.png", "question": "colour ?", "answer": "red"}
     assert len(as_json(ran)) == 3
+
+
+def test_json_of_methods(run: Run) -> None:
+    listed = {line.pop("name"): line for line in as_json(run("methods", "--json"))}
+    assert list(listed) == list(CATALOGUE)
+    assert listed["token_packer"] == {
+        "trained": True,
+        "needs_question": False,
+        "storable": True,
+        "token_counts": [1, 4, 9, 16, 36, 64, 144, 576],
+        "source": "2407.02392",
+    }
+    assert listed["prumerge"]["token_counts"] == "2 to 576"
+
+
+def test_methods_are_told_in_columns(run: Run) -> None:
+    heads, *lines = run("methods").out.splitlines()
+    assert heads.split()[:5] == ["method", "trained", "question", "storable", "source"]
+    assert [line.split()[0] for line in lines] == list(CATALOGUE)
+    (identity,) = (line for line in lines if line.startswith("identity "))
+    assert identity.split() == ["identity", "no", "no", "no", "2310.03744", "576"]
+    assert identity.index("576") == heads.index("tokens")
 
 
 def test_json_of_ask_keeps_the_place_of_what_has_no_answer(run: Run, album: Path) -> None:

@@ -17,7 +17,8 @@ from fwd2bot.cli.parser import EXAMPLES, make_parser
 from fwd2bot.store import Store
 
 COMMANDS = (
-    "demo", "compress", "ask", "caption", "search", "match", "info", "export", "push", "world", "score", "train",
+    "demo", "compress", "ask", "caption", "search", "match", "info", "methods", "export", "push", "world", "score",
+    "evaluate", "train",
 )  # fmt: skip
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
@@ -41,9 +42,9 @@ def test_every_example_can_be_parsed() -> None:
                 assert make_parser().parse_args(words[1:]).command == words[1]
 
 
-@pytest.mark.parametrize("command", ["help", "info"])
-def test_help_and_info_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
-    arguments = ["--help"] if command == "help" else ["info", "album.store"]
+@pytest.mark.parametrize("command", ["help", "info", "methods"])
+def test_help_info_and_methods_import_nothing_heavy(run: Run, album: Path, command: str) -> None:
+    arguments = {"help": ["--help"], "info": ["info", "album.store"], "methods": ["methods", "--json"]}[command]
     process = [sys.executable, "-X", "importtime", "-m", "fwd2bot", *arguments]
     ran = subprocess.run(process, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_compressor, tiny_llava, tiny_pixels, tiny_tokens
 
-from fwd2bot.adapters import StageLinear
+from fwd2bot.adapters import StageLinear, adapter_names
 from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.compressors import base
 from fwd2bot.compressors.base import AnswerBatch
@@ -45,6 +45,40 @@ class TestContract:
         assert compressor.num_tokens == compressor.token_counts[-1]
         assert not compressor.storable or compressor.rows_of() == compressor.num_tokens == compressor.mean_tokens
 
+    def test_every_number_of_tokens_that_the_catalogue_tells(self, name):
+        method, llava, pixels = CATALOGUE[name], tiny_llava(), tiny_pixels(2)
+        for count in method.counts(llava.grid) if method.counts else (1, 3, 20):
+            config = CompressorConfig(compressor=name, num_tokens=count, adapters="none", prompt="sum up")
+            compressor = make_compressor(llava, config)
+            tokens = tiny_tokens(compressor, pixels)
+            assert tokens.shape == (2, compressor.rows_of(), llava.width)
+            assert tokens.isfinite().all()
+
+    def test_is_what_the_catalogue_tells(self, name):
+        compressor, method = tiny_compressor(name), CATALOGUE[name]
+        for fact in ("trained", "needs_question", "storable", "embeds_text", "answers"):
+            assert getattr(compressor, fact) == getattr(method, fact)
+        # all counts, stages, vectors
+        by_training = compressor.every_count or name == "visual_context_compressor" or not method.answers
+        assert method.trained == bool(compressor.added_parameters() or by_training)
+        assert not (method.storable and method.needs_question)
+
+    def test_half_precision(self, name):
+        compressor = tiny_compressor(name, torch.bfloat16)
+        tokens = tiny_tokens(compressor, tiny_pixels(2, torch.bfloat16))
+        assert tokens.dtype == torch.bfloat16
+        assert tokens.isfinite().all()
+        assert compressor.answer_loss(tokens, batch_of(compressor, TURNS)).isfinite()
+
+    def test_trains_under_autocast(self, name):
+        compressor = tiny_compressor(name)
+        trained = compressor.trainable()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compressor.answer_loss(tiny_tokens(compressor, tiny_pixels(2)), batch_of(compressor, TURNS))
+        loss.backward()
+        assert loss.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in trained if parameter.grad is not None)
+
     def test_refuses_other_numbers_of_tokens(self, name):
         with pytest.raises(InputError, match="tokens an image, not 3"):
             tiny_compressor(name).compress(tiny_pixels(1), num_tokens=3)
@@ -60,7 +94,7 @@ class TestContract:
     def test_does_not_see_the_question_unless_it_needs_it(self, name):
         compressor, pixels = tiny_compressor(name), tiny_pixels(2)
         if compressor.needs_question:
-            pytest.skip(f"{name} compresses for a question")
+            pytest.skip(f"{name} reads the question")
         asked = compressor.compress(pixels, questions=["what is it ?", "how many ?"])
         assert torch.equal(asked, compressor.compress(pixels))
 
@@ -123,14 +157,12 @@ class TestContract:
 
 def test_the_catalogue_is_the_files():
     files = {path.stem for path in Path(base.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base", "catalogue", "config", "inside"} == set(CATALOGUE)
-    for name, place in CATALOGUE.items():
-        assert place.split(":")[0] == f"fwd2bot.compressors.{name}"
+    assert files - {"__init__", "base", "catalogue", "config", "grid", "inside", "tower"} == set(CATALOGUE)
 
 
 def test_an_unknown_compressor_names_those_there_are():
-    with pytest.raises(InputError, match="no compressor 'prumerge'; the compressors are fwd2bot, identity"):
-        make_compressor(tiny_llava(), CompressorConfig(compressor="prumerge"))
+    with pytest.raises(InputError, match="no compressor 'pru_merge'; the compressors are fwd2bot, identity"):
+        make_compressor(tiny_llava(), CompressorConfig(compressor="pru_merge"))
 
 
 def test_prefixes_of_a_row_are_the_shorter_rows_for_pictures_and_texts():
@@ -265,9 +297,41 @@ def test_average_pool_takes_means_over_squares_of_the_grid():
     close(tokens[2], grid[2:4, 0:2].flatten(0, 1).mean(0))
 
 
-def test_average_pool_refuses_numbers_that_are_no_square():
-    with pytest.raises(InputError, match=r"square numbers of tokens .* not 8"):
-        tiny_compressor("average_pool", num_tokens=8)
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("average_pool", 8, "1, 4, 9, 16"),
+        ("token_packer", 9, "1, 4, 16"),
+        ("prumerge", 1, "2 to 16"),
+        ("visionzip", 17, "2 to 16"),
+    ],
+)
+def test_a_number_of_tokens_that_a_method_cannot_give_is_an_input_error(name, count, told):
+    with pytest.raises(InputError, match=f"{name} gives {told} tokens on this base's grid of 4 x 4, not {count}"):
+        tiny_compressor(name, num_tokens=count)
+
+
+def test_numbers_of_tokens_on_the_grid_of_llava():
+    told = {name: method.token_counts(24) for name, method in CATALOGUE.items()}
+    assert told["token_packer"] == [1, 4, 9, 16, 36, 64, 144, 576]
+    assert told["matryoshka_query"] == "1 to 256"
+    assert told["prumerge"] == "2 to 576"
+    assert told["identity"] == [576]
+    assert told["fwd2bot"] == "any"
+
+
+def test_compress_only_reads_with_the_language_model_as_it_is():
+    compressor, whole = tiny_compressor("compress_only"), tiny_compressor()
+    assert adapter_names(compressor) == ["compress"]
+    with torch.no_grad():
+        for name, parameter in compressor.own_parameters().items():
+            parameter.copy_(whole.own_parameters()[name])
+    tokens = compressor.compress(tiny_pixels(2))
+    assert torch.equal(tokens, whole.compress(tiny_pixels(2)))
+    rows = torch.randn(1, 4, 32)
+    assert torch.equal(compressor.llava.run(rows, stage="generate"), compressor.llava.run(rows))
+    with pytest.raises(InputError, match="keeps the language model as it is; take adapters stage or none, not full"):
+        tiny_compressor("compress_only", adapters="full")
 
 
 def test_single_forward_compresses_in_the_tower():

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fwd2bot.cli.parser import make_parser
 from fwd2bot.compressors.base import Compressor
-from fwd2bot.compressors.catalogue import CATALOGUE
+from fwd2bot.compressors.catalogue import CATALOGUE, LLAVA_GRID
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.evaluation.base import Benchmark
 from fwd2bot.llava import Llava
@@ -87,11 +87,16 @@ def test_every_setting_of_a_stage_is_in_the_table_with_its_default():
     }
 
 
-def test_every_compressor_is_named_in_the_documents():
-    (line,) = [
-        line for line in TRAINING.read_text("utf-8").splitlines() if line.startswith("| `compressor` | `fwd2bot`")
-    ]
-    assert set(re.findall(r"`(\w+)`", line)) - {"compressor"} == set(CATALOGUE)
+def test_methods_in_the_documents_are_those_of_the_catalogue():
+    (rows,) = [table for table in tables(TRAINING) if table[0][0] == "`fwd2bot`"]
+    words = dict(re.findall(r"(Squares|Whole windows|Divisors): ([\d, ]+)\.", TRAINING.read_text("utf-8")))
+    told = {name.strip("`"): (*facts, words.get(counts.capitalize(), counts)) for name, _, *facts, counts in rows}
+    assert list(told) == list(CATALOGUE)
+    for name, method in CATALOGUE.items():
+        asked = ("yes" if one else "no" for one in (method.trained, method.needs_question, method.storable))
+        *facts, counts = told[name]
+        assert facts == [method.source or "-", *asked]
+        assert counts == method.told_counts(LLAVA_GRID)
 
 
 @pytest.mark.parametrize("text", blocks(TRAINING, "yaml"))

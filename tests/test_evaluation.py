@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny_compressor
 from tiny_runs import COMPRESSOR
 from torch import Tensor
 from world_reader import answer
@@ -23,6 +25,7 @@ from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.evaluation.embedders import as_embedder
 from fwd2bot.evaluation.world import answer_scores, evaluate, gallery, main, pictures, retrieval_scores, scene_vectors
+from fwd2bot.model import Fwd2Bot
 
 KNOWN = {*object_names(), SIGN}
 
@@ -46,6 +49,8 @@ class Oracle:
     """Knows the scenes by their pictures, and answers from the records."""
 
     embeds_text = True
+    compressor = SimpleNamespace(needs_question=False)
+    compress_for_questions = Fwd2Bot.compress_for_questions
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self.scenes = list(scenes)
@@ -182,3 +187,12 @@ def test_odd_or_no_gallery_is_told(folder: Path, capsys: pytest.CaptureFixture[s
     for arguments in (["--images", "0"], ["--gallery", "3"], ["--gallery", "0"]):
         assert main(["--model", str(folder), *arguments]) == 2
         assert "must be" in capsys.readouterr().err
+
+
+def test_a_method_that_needs_the_question_compresses_for_each() -> None:
+    model = Fwd2Bot(tiny_compressor("quecc"))
+    shown, texts = pictures([make_scene("test", 0), make_scene("test", 1)]), ["what is it ?", "how many ?", "where ?"]
+    rows = model.compress_for_questions(shown)([0, 1, 1], texts)
+    alone = [model.compress([shown[row]], questions=[text])[0] for row, text in zip([0, 1, 1], texts, strict=True)]
+    torch.testing.assert_close(rows, torch.stack(alone))
+    assert not torch.allclose(rows[1], rows[2])

@@ -300,8 +300,10 @@ def test_the_question_of_text_interaction_is_all_text_behind_the_image():
         ("fastv", {"token_counts": (1, 4)}, "fastv gives one number of tokens only"),
         ("fastv", {"schedule": ((2, 4),)}, "layers must rise and stay below 2"),
         ("v2drop", {"schedule": ((1, 2), (1, 4))}, "cannot reduce 16 rows as 1: 2, 1: 4"),
-        ("illava", {"num_tokens": 9}, "cannot reduce 8 rows as 1: 9"),
-        ("visual_context_compressor", {"num_tokens": 3}, "cannot average 16 rows to 3; take a divisor"),
+        ("illava", {"num_tokens": 9}, "illava gives 1 to 8 tokens on this base's grid of 4 x 4, not 9"),
+        ("illava", {"schedule": ((1, 9), (1, 4))}, "cannot reduce 8 rows as 1: 9, 1: 4"),
+        ("visual_context_compressor", {"num_tokens": 3}, "gives 1, 2, 4, 8, 16 tokens on this base's grid"),
+        ("visual_context_compressor", {"schedule": ((1, 3), (1, 4))}, "cannot average 16 rows to 3; take a divisor"),
     ],
 )
 def test_what_does_not_fit_the_model_is_an_input_error(name, settings, sentence):

@@ -3,8 +3,9 @@ import torch
 from PIL import Image
 from tiny import tiny_llava, tiny_pixels
 
+from fwd2bot.attention import independent_turns
 from fwd2bot.errors import ModelError
-from fwd2bot.llava import Llava, independent_turns
+from fwd2bot.llava import Llava
 
 STOP = 40
 
@@ -29,6 +30,16 @@ def test_visual_tokens_are_those_of_transformers(llava):
     expected = torch.stack(list(llava.network.get_image_features(pixels).pooler_output))
     close(llava.visual_tokens(pixels), expected)
     assert llava.visual_tokens(pixels).shape == (2, llava.num_visual_tokens, llava.width)
+
+
+def test_states_of_the_tower_are_those_of_transformers(llava):
+    pixels = tiny_pixels(2)
+    expected = llava.network.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    for level, states in zip((2, 0, 1), llava.tower_states(pixels, (2, 0, 1)), strict=True):
+        assert states.shape == (2, 17, llava.tower_width)
+        close(states, expected[level])
+    (states,) = llava.tower_states(pixels, [llava.num_tower_layers])
+    assert torch.equal(llava.project(states[:, 1:]), llava.visual_tokens(pixels))
 
 
 def test_one_pass_over_image_and_text_is_that_of_transformers(llava):

@@ -1,8 +1,6 @@
 """Plans against the real thing: parameters, FLOPs, kept bytes and checkpoints of training steps of tiny models."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -10,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import COMPRESSOR, config, settings, written
+from tiny_runs import COMPRESSOR, config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from fwd2bot import adapters, attention
-from fwd2bot.cli import main
 from fwd2bot.compressors.base import AnswerBatch
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED
@@ -416,37 +413,6 @@ def test_other_stages_have_no_plan(tmp_path: Path) -> None:
         make_plan(config("tower", tmp_path, tmp_path))
 
 
-# The command.
-
-
-def test_command_prints_a_plan_and_trains_nothing(
-    tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base))
-    assert main(["train", str(path), "--plan", "--gpus", "2", "--gpu", "l40s", "--mfu", "0.2"]) == 0
-    printed = capsys.readouterr().out
-    plan = make_plan(TrainConfig.load(path), gpus=2, gpu="l40s", mfu=0.2)
-    assert printed == plan_text(plan) + "\n"
-    assert "on 2 l40s" in printed
-    assert "fits into the 48.0 GB of one l40s" in printed
-    assert max(map(len, printed.splitlines())) <= 79
-    assert main(["train", str(path), "--plan", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["memory"]["total"] == make_plan(TrainConfig.load(path)).memory.total
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("option", ["--gpus=2", "--gpu=h100", "--mfu=0.4", "--text-tokens=7", "--json"])
-def test_options_of_a_plan_want_a_plan(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(tmp_path / "run.yaml"), option]) == InputError.exit_code
-    assert f"{option.partition('=')[0]} is for a plan: add --plan" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("gpu", "told"), [("h100", "does NOT fit"), ("rtx-4090", "not even one row")])
 def test_text_says_what_does_not_fit(gpu: str, told: str) -> None:
     assert told in plan_text(plan_7b(gpu=gpu, data={"length": 2048}))
-
-
-def test_planning_needs_neither_torch_nor_numpy() -> None:
-    code = "import sys, fwd2bot.training.plan; print({'numpy', 'torch', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

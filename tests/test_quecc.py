@@ -5,6 +5,7 @@ import torch
 from tiny import tiny_compressor, tiny_pixels
 from tiny_runs import COMPRESSOR, config, untrained_base
 
+from fwd2bot.compressors.grid import windows
 from fwd2bot.errors import InputError
 from fwd2bot.training.compressor import CompressorStage
 
@@ -16,9 +17,9 @@ def close(a, b):
 
 
 def test_each_query_has_the_window_of_the_grid_below_it():
-    compressor = tiny_compressor("quecc")
     grid = torch.arange(16).view(1, 16, 1)  # 4 x 4
-    assert compressor.windows(grid)[..., 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    seen = [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
+    assert windows(grid, tiny_compressor("quecc").side)[..., 0].tolist() == seen
 
 
 def test_attention_is_softmax_over_the_window_of_each_query():
@@ -82,9 +83,16 @@ def test_one_question_for_each_picture_is_asked_for():
         compressor.compress(tiny_pixels(2), ASKED[:1])
 
 
-@pytest.mark.parametrize("settings", [{"num_tokens": 9}, {"num_tokens": 8}, {"token_counts": (1, 4)}])
-def test_sides_that_do_not_divide_the_grid_are_an_input_error(settings):
-    with pytest.raises(InputError, match="quecc gives one number of tokens, of 1, 4, 16, not"):
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_tokens": 9}, "quecc gives 1, 4, 16 tokens on this base's grid of 4 x 4, not 9"),
+        ({"num_tokens": 8}, "quecc gives 1, 4, 16 tokens on this base's grid of 4 x 4, not 8"),
+        ({"token_counts": (1, 4)}, "quecc gives one number of tokens only"),
+    ],
+)
+def test_numbers_of_tokens_that_cannot_be_are_an_input_error(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
         tiny_compressor("quecc", **settings)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwd2bot.cli.output import ProgressLine, duration, note, plural, print_json, print_results, print_rows
+from fwd2bot.cli.output import ProgressLine, duration, note, plural, print_json, print_results, print_rows, print_table
 from fwd2bot.errors import ImageError, InputError, ModelError
 from fwd2bot.store import Store
 
@@ -136,6 +136,22 @@ def run_info(options: argparse.Namespace) -> int:
   on disk      {info.disk_bytes:,} bytes: {info.disk_bytes // rows:,} a row
   model        {info.model}
   fingerprint  {info.fingerprint}""")
+    return 0
+
+
+def run_methods(options: argparse.Namespace) -> int:
+    from fwd2bot.compressors.catalogue import CATALOGUE, LLAVA_GRID
+
+    listed = [{"name": name, **method.facts()} for name, method in CATALOGUE.items()]
+    if options.json:
+        print_json(listed)
+        return 0
+    rows = [["method", "trained", "question", "storable", "source", f"tokens on a grid of {LLAVA_GRID} x {LLAVA_GRID}"]]
+    for name, method in CATALOGUE.items():
+        asked = (method.trained, method.needs_question, method.storable)
+        answers = ("yes" if one else "no" for one in asked)
+        rows.append([name, *answers, method.source or "-", method.told_counts(LLAVA_GRID)])
+    print_table(rows)
     return 0
 
 

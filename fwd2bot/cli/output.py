@@ -87,6 +87,13 @@ def print_rows(rows: Iterable[Sequence[str]]) -> None:
         print("\t".join(" ".join(value.split("\t")).replace("\n", " ") for value in row), flush=True)
 
 
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their longest value."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
 def print_results(results: Sequence[tuple[str, float]], indent: str = "") -> None:
     for name, score in results:
         print(f"{indent}{score:6.3f}  {name}")

@@ -43,6 +43,9 @@ EXAMPLES = {
     "info": """\
   fwd2bot info album.store
   fwd2bot info album.store --json""",
+    "methods": """\
+  fwd2bot methods
+  fwd2bot methods --json""",
     "export": """\
   fwd2bot export emoji-world --to plain                       # a LLaVA for transformers
   fwd2bot export emoji-world --to plain-llm --what llm        # the language model alone, for prompt embeddings""",
@@ -99,6 +102,7 @@ def make_parser() -> Parser:
         _search,
         _match,
         _info,
+        _methods,
         _export,
         _push,
         _world,
@@ -232,6 +236,11 @@ def _info(commands: _Commands) -> None:
     about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
     parser = _command(commands, "info", about, _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _methods(commands: _Commands) -> None:
+    about = "List the methods of compression: what each needs and gives, and where it is from."
+    _command(commands, "methods", about, _json())
 
 
 def _export(commands: _Commands) -> None:

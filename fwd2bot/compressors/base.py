@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from fwd2bot import adapters
 from fwd2bot.adapters import GENERATE
+from fwd2bot.attention import count_positions, independent_turns
+from fwd2bot.compressors.catalogue import Method, method_named
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, ChatTemplate, Encoded, encode_conversation
 from fwd2bot.errors import InputError
-from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava, count_positions, independent_turns
+from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava
 from fwd2bot.losses import label_loss
 from fwd2bot.reduction import Reduction
 
@@ -59,16 +61,11 @@ class AnswerBatch:
 
 
 class Compressor(nn.Module):
-    """From pictures to tokens, and from tokens to answers. A method says how in `compress`, and what it is below."""
+    """From pictures to tokens, and from tokens to answers. A method says how in `compress`; what it is, the catalogue
+    says. Raises InputError for a number of tokens that the method cannot give on this backbone."""
 
-    needs_question: ClassVar[bool] = False
-    """compress() must be told the question."""
-    storable: ClassVar[bool] = True
-    """The tokens are worth keeping: small, and the same for every question."""
-    embeds_text: ClassVar[bool] = False
-    """compress_text() and embed_rows() give comparable vectors."""
-    answers: ClassVar[bool] = True
-    """Questions can be answered from the tokens; else they are vectors to search by, and nothing more."""
+    every_count: ClassVar[bool] = False
+    """A step of training takes all of `token_counts`; else one of them at random."""
     one_way: ClassVar[bool] = False
     """L_disc goes from pictures to texts alone, as the method is published."""
     text_alone: ClassVar[bool] = False
@@ -82,6 +79,10 @@ class Compressor(nn.Module):
         self.config = config
         self.progress = 0.0
         """The share of the training that is over; it tells so before each step."""
+        for count in self.token_counts:
+            if not self.method.can_give(count, llava.grid):
+                told, where = self.method.told_counts(llava.grid), f"this base's grid of {llava.grid} x {llava.grid}"
+                raise InputError(f"{config.compressor} gives {told} tokens on {where}, not {count}.")
         adapters.attach(llava.network, LANGUAGE_LAYERS, self.routes(self.stages), config.rank, config.alpha)
 
     def routes(self, stages: Sequence[str]) -> dict[str, str]:
@@ -89,6 +90,35 @@ class Compressor(nn.Module):
         if self.config.adapters == "stage":
             return {stage: stage for stage in stages}
         return dict.fromkeys(stages, "shared") if self.config.adapters == "single" else {}
+
+    @property
+    def method(self) -> Method:
+        return method_named(self.config.compressor)
+
+    @property
+    def trained(self) -> bool:
+        """It has weights of its own, or is defined by a training."""
+        return self.method.trained
+
+    @property
+    def needs_question(self) -> bool:
+        """What an answer is read from depends on the question."""
+        return self.method.needs_question
+
+    @property
+    def storable(self) -> bool:
+        """The tokens are worth keeping: small, and the same for every question."""
+        return self.method.storable
+
+    @property
+    def embeds_text(self) -> bool:
+        """compress_text() and embed_rows() give comparable vectors."""
+        return self.method.embeds_text
+
+    @property
+    def answers(self) -> bool:
+        """Questions can be answered from the tokens; else they are vectors to search by, and nothing more."""
+        return self.method.answers
 
     @property
     def num_tokens(self) -> int:
@@ -181,7 +211,7 @@ class Compressor(nn.Module):
         )
 
     def trainable(self, parts: Iterable[str] = ()) -> list[nn.Parameter]:
-        """Freezes everything but the adapters, the summary embeddings and these parts of the base; gives what is left.
+        """Freezes everything but its own parameters and these parts of the base; gives what is left.
 
         Parts: "vision", "projector", "language". With adapters "full" the language model is one of them.
         """
@@ -201,8 +231,8 @@ class Compressor(nn.Module):
         return {**adapters.adapter_parameters(self), **self.added_parameters()}
 
     def added_parameters(self) -> dict[str, nn.Parameter]:
-        """Those of its own that are no adapters."""
-        return {name: one for name, one in self.named_parameters() if not name.startswith("llava.")}
+        """Those that are no adapters."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("llava.")}
 
     def present(self, tokens: Tensor) -> Tensor | None:
         """Which rows of the tokens (B, K, D) there are, (B, K), where a method gives some pictures fewer; None: all."""

@@ -23,8 +23,6 @@ TEXT_PROMPT = "{}\nSummary above sentence in one word:"
 class E5V(Compressor):
     """One vector a picture or a text; there is nothing to choose, so `num_tokens` does not count."""
 
-    embeds_text = True
-    answers = False
     text_alone = True
     stages: ClassVar[tuple[str, ...]] = (COMPRESS,)
     prompts: ClassVar[tuple[str, str]] = (IMAGE_PROMPT, TEXT_PROMPT)

@@ -22,7 +22,6 @@ from fwd2bot.llava import Llava
 class Fwd2BotCompressor(Compressor):
     """K outputs of the language model stand for the picture; with causal attention the first k are those of k."""
 
-    embeds_text = True
     stages: ClassVar[tuple[str, ...]] = (COMPRESS, GENERATE)
     text_stage = COMPRESS
 

@@ -10,8 +10,6 @@ from fwd2bot.compressors.base import Compressor
 class Identity(Compressor):
     """All visual tokens; there is nothing to choose, so `num_tokens` of the configuration does not count."""
 
-    storable = False
-
     @property
     def num_tokens(self) -> int:
         return self.llava.num_visual_tokens

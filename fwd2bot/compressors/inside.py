@@ -32,7 +32,6 @@ class InsideCompressor(Compressor):
     Raises InputError for a schedule that does not fit the model, and for more than one number of tokens.
     """
 
-    storable = False
     layers: ClassVar[tuple[int, ...]]
     """Of 32: before which the method reduces."""
     reads_question: ClassVar[bool] = True

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from fwd2bot.adapters import GENERATE
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.config import CompressorConfig
+from fwd2bot.compressors.grid import windows
+from fwd2bot.compressors.token_packer import packed_levels
 from fwd2bot.data.conversations import ChatTemplate, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 
-LEVELS = (12, 16, 22, 23)
 BARE = ChatTemplate(name="bare", before_image="", after_image="", question="{}", answer="")
 
 
@@ -30,19 +31,13 @@ class QueCC(Compressor):
     Raises InputError for another number, and for more than one.
     """
 
-    needs_question = True
-    storable = False
-
     def __init__(self, llava: Llava, config: CompressorConfig) -> None:
         super().__init__(llava, config)
+        if len(config.token_counts) > 1:
+            raise InputError("quecc gives one number of tokens only; leave token_counts empty.")
         self.side = math.isqrt(config.num_tokens)
-        if self.side**2 != config.num_tokens or llava.grid % self.side or len(config.token_counts) > 1:
-            sides = [side for side in range(1, llava.grid + 1) if llava.grid % side == 0]
-            offered = ", ".join(str(side**2) for side in sides)
-            raise InputError(f"quecc gives one number of tokens, of {offered}, not {config.num_tokens}.")
-        width = int(llava.network.config.vision_config.hidden_size)
-        self.levels = [llava.num_tower_layers * level // LEVELS[-1] for level in LEVELS]
-        window = llava.grid // self.side
+        self.levels = packed_levels(llava.num_tower_layers)
+        width, window = llava.tower_width, llava.grid // self.side
         self.text = nn.Sequential(nn.Linear(llava.width, width), _norm(width))
         self.mixed = _layers(width, width)
         self.pooled = nn.Conv2d(width, width, window, window, groups=width)
@@ -82,17 +77,10 @@ class QueCC(Compressor):
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Each query reads its own window only: (B, K, C), (B, V, C), (B, V, C) -> (B, K, C)."""
-        read, _ = self.attention(
-            queries.flatten(0, 1)[:, None], self.windows(keys), self.windows(values), need_weights=False
-        )
+        seen = (windows(rows, self.side).flatten(0, 1) for rows in (keys, values))  # (B K, s * s, C) each
+        read, _ = self.attention(queries.flatten(0, 1)[:, None], *seen, need_weights=False)
         out: Tensor = read.view_as(queries)
         return out
-
-    def windows(self, rows: Tensor) -> Tensor:
-        """(B, V, C) -> (B * K, s * s, C), both in raster order."""
-        window = self.llava.grid // self.side
-        grid: Tensor = rows.unflatten(1, (self.side, window, self.side, window))
-        return grid.transpose(2, 3).flatten(0, 2).flatten(1, 2)
 
 
 def _layers(inputs: int, outputs: int) -> nn.Sequential:

@@ -29,9 +29,10 @@ class SingleForward(Fwd2BotCompressor):
         routes = self.routes((COMPRESS,))
         for layer in range(llava.num_tower_layers):
             adapters.attach(llava.network, f"{VISION_LAYERS}.{layer}", routes, config.rank, config.alpha)
-        width = int(llava.network.config.vision_config.hidden_size)
         scale = llava.network.model.vision_tower.embeddings.position_embedding.weight.detach().float().std()
-        self.tower_embeddings = nn.Parameter(torch.randn(config.num_tokens, width, device=llava.device) * scale)
+        self.tower_embeddings = nn.Parameter(
+            torch.randn(config.num_tokens, llava.tower_width, device=llava.device) * scale
+        )
 
     @property
     def cuttable(self) -> bool:

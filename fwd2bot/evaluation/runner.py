@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -202,7 +201,7 @@ class _Run:
         for part in _parts(list(by_image), model.batch_size):
             opened = _read_all([(image, f"the picture of {by_image[image][0].key!r}") for image in part])
             good = [image for image in opened if not isinstance(image, ImageError)]
-            tokens = model.compress(good, self.embedder.num_tokens)
+            rows_for = model.compress_for_questions(good, self.embedder.num_tokens)
             asked: list[tuple[int, Sample]] = []
             row = 0
             for name, image in zip(part, opened, strict=True):
@@ -213,7 +212,8 @@ class _Run:
                     row += 1
             asked.sort(key=lambda pair: len(pair[1].text))
             for batch in _parts(asked, model.batch_size):
-                rows = tokens[torch.tensor([row for row, _ in batch], device=tokens.device)]
+                texts = [sample.text for _, sample in batch]
+                rows = rows_for([row for row, _ in batch], texts)
                 answers = _answer(model, rows, [sample for _, sample in batch], limit)
                 yield from zip([sample for _, sample in batch], answers, strict=True)
 

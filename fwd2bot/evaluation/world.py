@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,10 +47,10 @@ def answer_scores(
     for first in range(0, len(scenes), 100):
         part = scenes[first : first + 100]
         shown = [BLANK] * len(part) if blank else pictures(part)
-        tokens = model.compress(shown, num_tokens=num_tokens)
         asked = [(row, question) for row, scene in enumerate(part) for question in questions(scene)]
-        rows = tokens[torch.tensor([row for row, _ in asked])]
-        answers = model.answer(rows, [question.text for _, question in asked])
+        texts = [question.text for _, question in asked]
+        rows_for = model.compress_for_questions(shown, num_tokens)
+        answers = model.answer(rows_for([row for row, _ in asked], texts), texts)
         for (_, question), answer in zip(asked, answers, strict=True):
             hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
     scores = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items())}

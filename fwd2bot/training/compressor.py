@@ -106,9 +106,14 @@ class CompressorStage(Stage):
         return random.Random(f"{self.config.seed}:{step}").choice(counts)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Eq. 2 and Eq. 3, weighted, where the batch has what they are taken on."""
+        """Eq. 2 and Eq. 3, weighted, where the batch has what they are taken on; of several counts their mean."""
         self.compressor.progress = step / self.config.steps
-        count = self.num_tokens(step)
+        if not self.compressor.every_count:
+            return self._losses_at(self.num_tokens(step), batch)
+        found = [self._losses_at(count, batch) for count in self.compressor.token_counts]
+        return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
+
+    def _losses_at(self, count: int | None, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         if batch.positives:
             return {"contrastive": self.disc * self._sentence_loss(batch)}

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fwd2bot import attention
+from fwd2bot.attention import independent_turns
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world.patches import few_patches, patch_token_ids
 from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.errors import InputError
-from fwd2bot.llava import independent_turns
 from fwd2bot.losses import label_loss
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig

@@ -134,7 +134,7 @@ def accuracy(hits: dict[str, list[bool]]) -> dict[str, float]:
 
 
 def turn_numbers(labels: Tensor, end: int, shared: Tensor) -> Tensor:
-    """The turn of each token, from 1, for `llava.independent_turns`: (N, T).
+    """The turn of each token, from 1, for `attention.independent_turns`: (N, T).
 
     A turn ends with the labelled `end` of its answer; the first `shared` (N, 1) tokens of a row are 0. Questions about
     one scene answer each other: a model that sees earlier turns learns to read those instead of the picture.

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwd2bot.compressors.catalogue import place_of
+from fwd2bot.compressors.catalogue import method_named
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.errors import InputError
 from fwd2bot.training.config import TrainConfig
@@ -23,6 +23,8 @@ from fwd2bot.training.costs import (
 )
 from fwd2bot.training.shapes import Base, ends, size
 
+METHODS = ("fwd2bot", "identity", "average_pool", "single_forward")
+"""Those whose products are counted here."""
 COMPOSITION = {"both": 364_100, "conversations": 260_510, "text": 40_688}
 """Assumed of a file of conversations, in these proportions: about a picture with captions (COCO's), about another, text
 alone. Source: LLaVA-665k, as counted in the issues of LLaVA's repository (number 657)."""
@@ -64,12 +66,17 @@ class Memory:
 class Work:
     """A configuration with the shapes of its base: what is trained, and what its passes are.
 
-    Raises InputError for settings that no compressor can have, and where a step would teach nothing.
+    Raises InputError for settings that no compressor can have, for a method that is not counted here, and where a step
+    would teach nothing.
     """
 
     def __init__(self, config: TrainConfig, base: Base) -> None:
         method = CompressorConfig.from_dict(config.compressor)
-        place_of(method.compressor)
+        method_named(method.compressor)
+        if method.compressor not in METHODS:
+            raise InputError(
+                f"A plan can be made for {', '.join(METHODS)}; what {method.compressor} computes is not counted."
+            )
         self.config, self.method, self.base = config, method, base
         self.language_trained = "language" in config.train_parts or method.adapters == "full"
         self.rank = method.rank if method.adapters in ("stage", "single") else 0

@@ -1,0 +1,143 @@
+"""Fill the tables of docs/results.md from results/evidence/*.json: `python tools/results.py`.
+
+Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sections import write_section
+
+from fwd2bot.compressors.catalogue import CATALOGUE
+from fwd2bot.data.world import KINDS
+from fwd2bot.evaluation.metrics import above_guessing
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "runs"))
+from cells import CELLS, RESULTS, result_path  # noqa: E402  # after the path to it
+from tables import TABLES, Table  # noqa: E402
+
+DOCUMENT = ROOT / "docs/results.md"
+BASE = "identity"
+CREPE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
+Figures = dict[str, Any]
+Column = tuple[str, Callable[[Figures], float | None]]
+
+
+def at(*path: str) -> Callable[[Figures], float | None]:
+    """Reads a figure; None where the method has none such."""
+
+    def read(figures: Figures) -> float | None:
+        found: Any = figures
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
+
+    return read
+
+
+def kept(figures: Figures) -> float | None:
+    """The share of the full model's score above guessing, at the same budget."""
+    full = result_path(BASE, CELLS[BASE].tokens[0], 0)
+    if not full.exists():
+        return None
+    of_full = json.loads(full.read_text("utf-8"))["figures"]
+    return above_guessing(figures["test"]["mean"], of_full["test"]["mean"], of_full["blank"]["mean"])
+
+
+MEAN: Column = ("mean", at("test", "mean"))
+T2I: Column = ("text → image R@1", at("retrieval", "text_to_image_R@1"))
+I2T: Column = ("image → text R@1", at("retrieval", "image_to_text_R@1"))
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "questions": (
+        MEAN,
+        ("kept", kept),
+        ("unseen pairs", at("composition", "mean")),
+        *((kind.replace("_", " "), at("test", kind)) for kind in KINDS),
+    ),
+    "captions": tuple((name, at("coco_captions", name)) for name in ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L")),
+    "retrieval": (
+        T2I,
+        ("R@10", at("retrieval", "text_to_image_R@10")),
+        I2T,
+        ("R@10", at("retrieval", "image_to_text_R@10")),
+    ),
+    "compositions": tuple((name.replace("_", " "), at("sugarcrepe", name)) for name in CREPE),
+    "both": (MEAN, ("reading", at("test", "reading")), T2I, I2T),
+}
+
+
+def our_table(table: Table) -> str:
+    """Rows of what was run, and a line of what was not."""
+    columns = COLUMNS[table.columns]
+    heads = " | ".join(head for head, _ in columns)
+    lines = [f"| method | tokens | {heads} | seeds |", "| --- | ---: |" + " ---: |" * (len(columns) + 1)]
+    missing = []
+    rows = [(cell, count) for cell in table.cells for count in CELLS[cell].tokens]
+    for cell, count in rows:
+        runs = list(results(cell, count))
+        if not runs:
+            missing.append(f"`{cell}` with {count}")
+            continue
+        shown = [told([value for value in map(read, runs) if value is not None]) for _, read in columns]
+        if set(shown) != {NONE}:
+            lines.append(f"| `{cell}` | {count} | " + " | ".join(shown) + f" | {len(runs)} |")
+    text = "\n".join(lines) if len(lines) > 2 else ""
+    return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
+
+
+def results(name: str, count: int) -> Iterator[Figures]:
+    """The figures of a cell, by seed."""
+    for path in sorted((ROOT / RESULTS).glob(f"{name}-{count}-*.json")):
+        figures: Figures = json.loads(path.read_text("utf-8"))["figures"]
+        yield figures
+
+
+NONE = "–"
+
+
+def told(values: Sequence[float]) -> str:
+    """The mean, and of several seeds half the distance between the extremes."""
+    if not values:
+        return NONE
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.1f}"
+
+
+def paper_table(number: int) -> str:
+    """The paper's own."""
+    table = yaml.safe_load((ROOT / "results/paper.yaml").read_text("utf-8"))[f"table_{number}"]
+    counted = any("tokens" in row for row in table["rows"])
+    names = ["method", *(["tokens"] if counted else []), *table["columns"]]
+    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    for row in table["rows"]:
+        values = [NONE if value is None else f"{value:.1f}" for value in row["values"]]
+        count = [str(row.get("tokens", NONE))] if counted else []
+        lines.append("| " + " | ".join([row["method"], *count, *values]) + " |")
+    head = f"<details><summary>The paper's table {number}: {table['title']}</summary>"
+    return f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"
+
+
+def rivals() -> str:
+    """What each method can be used for; where it cannot, tables have no number."""
+    lines = ["| method | stored | searched by text | needs the question |", "| --- | --- | --- | --- |"]
+    for name, method in CATALOGUE.items():
+        facts = (method.storable, method.embeds_text, method.needs_question)
+        lines.append(f"| `{name}` | " + " | ".join("yes" if fact else "no" for fact in facts) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    write_section(DOCUMENT, "methods", rivals())
+    for number, table in TABLES.items():
+        write_section(DOCUMENT, f"table-{number}", f"{our_table(table)}\n\n{paper_table(number)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
