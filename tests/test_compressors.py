@@ -56,10 +56,10 @@ class TestContract:
 
     def test_is_what_the_catalogue_tells(self, name):
         compressor, method = tiny_compressor(name), CATALOGUE[name]
-        for fact in ("trained", "needs_question", "storable", "embeds_text"):
+        for fact in ("trained", "needs_question", "storable", "embeds_text", "answers"):
             assert getattr(compressor, fact) == getattr(method, fact)
-        by_training = compressor.every_count or name == "visual_context_compressor"  # all counts, stages
-        by_training |= not compressor.answers  # by L_disc alone
+        # all counts, stages, vectors
+        by_training = compressor.every_count or name == "visual_context_compressor" or not method.answers
         assert method.trained == bool(compressor.added_parameters() or by_training)
         assert not (method.storable and method.needs_question)
 

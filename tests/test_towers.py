@@ -28,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
+from fwd2bot import cli
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.errors import ModelError
 from fwd2bot.evaluation import towers
@@ -149,6 +150,19 @@ def test_a_world_tower_goes_through_the_suite(folders, tmp_path, capsys):
     assert result["fingerprint"].startswith("sha256:")
     assert main(["--model", str(folders["world"]), "--gallery", "4", "--tokens", "4"]) == 2
     assert "world gives no tokens to choose a number of" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_tower_and_tells_no_number_of_tokens(folders, tmp_path, capsys):
+    given = ["evaluate", "--suite", "world", "--images", "2", "--model", str(folders["world"])]
+    assert cli.main([*given, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("world: world\n  retrieval text_to_image_R@1 ")
+    assert cli.main([*given, "--dtype", "bfloat16"]) == 2
+    assert "which computes in float32; leave --dtype out" in capsys.readouterr().err
+
+
+def test_a_tower_of_the_hub_has_the_name_that_it_has_there(folders, monkeypatch):
+    monkeypatch.setattr(towers, "find_model", lambda name: folders["world"])
+    assert load_any("someone/clip", "cpu").name == "someone/clip"
 
 
 def test_folders_of_another_kind_are_told(tmp_path, tiny_base, folders):

@@ -50,12 +50,12 @@ def up_to_256(grid: int) -> Sequence[int]:
     return range(1, min(256, grid**2) + 1)
 
 
-def one_vector(_: int) -> Sequence[int]:
-    return [1]
-
-
 def every_token(grid: int) -> Sequence[int]:
     return [grid**2]
+
+
+def one_alone(_: int) -> Sequence[int]:
+    return [1]
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ CATALOGUE = {
     "visual_context_compressor": Method(
         "VisualContextCompressor", "2406.20092", divisors, trained=True, storable=False
     ),
-    "e5v": Method("E5V", "2407.12580", one_vector, trained=True, embeds_text=True, answers=False),
-    "vlm2vec": Method("VLM2Vec", "2410.05160", one_vector, trained=True, embeds_text=True, answers=False),
+    "e5v": Method("E5V", "2407.12580", one_alone, trained=True, embeds_text=True, answers=False),
+    "vlm2vec": Method("VLM2Vec", "2410.05160", one_alone, trained=True, embeds_text=True, answers=False),
 }
 
 

@@ -212,7 +212,8 @@ class _Run:
                     row += 1
             asked.sort(key=lambda pair: len(pair[1].text))
             for batch in _parts(asked, model.batch_size):
-                rows = rows_for([row for row, _ in batch], [sample.text for _, sample in batch])
+                texts = [sample.text for _, sample in batch]
+                rows = rows_for([row for row, _ in batch], texts)
                 answers = _answer(model, rows, [sample for _, sample in batch], limit)
                 yield from zip([sample for _, sample in batch], answers, strict=True)
 

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot.checkpoint import plain_fingerprint
-from fwd2bot.errors import ModelError
+from fwd2bot.errors import InputError, ModelError
 from fwd2bot.evaluation.embedders import Embedder, as_numpy
 from fwd2bot.model import Fwd2Bot, device_named, find_model, load
 
@@ -74,6 +74,7 @@ class Tower(Embedder):
                 "model that was trained to compare pictures with texts."
             )
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
+        self.tokenizer.padding_side = "right"  # as trained; transformers has SigLIP 2's on the left
         self.processor: Any = AutoImageProcessor.from_pretrained(self.folder)
         self.width, self.context = self._sizes(self.network.config)
 
@@ -236,6 +237,16 @@ def load_tower(folder: Path, device: str | None = None) -> Tower:
 
 
 def load_any(name: str, device: str | None = None, dtype: str | None = None) -> Fwd2Bot | Tower:
-    """A tower where the folder or hub id is one, else a model as `fwd2bot.load` gives it, with what that raises."""
+    """A tower where the folder or hub id is one, else a model as `fwd2bot.load` gives it, with what that raises.
+
+    Raises InputError for a tower in another dtype than float32.
+    """
     folder = find_model(name)
-    return load(name, device, dtype) if tower_kind(folder) is None else load_tower(folder, device)
+    if tower_kind(folder) is None:
+        return load(name, device, dtype)
+    if dtype not in (None, "float32"):
+        raise InputError(f"{name} is a tower, which computes in float32; leave --dtype out.")
+    tower = load_tower(folder, device)
+    if not Path(name).is_dir():
+        tower.name = name
+    return tower
