@@ -35,11 +35,16 @@ def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
 
 
 def answer_scores(
-    model: Fwd2Bot, scenes: Sequence[Scene], num_tokens: int | None = None, *, blank: bool = False
+    model: Fwd2Bot,
+    scenes: Sequence[Scene],
+    num_tokens: int | None = None,
+    *,
+    blank: bool = False,
+    keep: Sequence[bool] | None = None,
 ) -> dict[str, float]:
     """Exact match by kind of question, in per cent, one question at a time, and the mean over kinds.
 
-    `blank` shows a grey picture instead: what can be guessed.
+    `blank` shows a grey picture instead: what can be guessed. `keep` (K) hides the other tokens.
     """
     hits: dict[str, list[bool]] = {}
     for first in range(0, len(scenes), 100):
@@ -48,7 +53,7 @@ def answer_scores(
         tokens = model.compress(shown, num_tokens=num_tokens)
         asked = [(row, question) for row, scene in enumerate(part) for question in questions(scene)]
         rows = tokens[torch.tensor([row for row, _ in asked])]
-        answers = model.answer(rows, [question.text for _, question in asked])
+        answers = model.answer(rows, [question.text for _, question in asked], keep=keep)
         for (_, question), answer in zip(asked, answers, strict=True):
             hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
     scores = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items())}
