@@ -2,8 +2,7 @@
 
     python runs/fig4.py        # 2 minutes on two cores
 
-Means over 100 scenes go to results/figures/fig4.json, the maps of the first two of several things and of the others
-asked for to docs/figures/fig4.svg.
+Means over 100 scenes go to results/figures/fig4.json, the maps of three scenes to docs/figures/fig4.svg.
 """
 
 import sys

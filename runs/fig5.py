@@ -26,9 +26,8 @@ def make(models: Sequence[Fwd2Bot], scenes: Sequence[Scene]) -> Made:
         {"tokens": count, "offered": count in model.token_counts, **caption_scores(scenes, told)}
         for count, told in texts.items()
     ]
-    examples = {
-        scene.name: {count: told[row] for count, told in texts.items()} for row, scene in enumerate(scenes[:DRAWN])
-    }
+    shown = scenes[:DRAWN]
+    examples = {scene.name: {count: told[row] for count, told in texts.items()} for row, scene in enumerate(shown)}
     return {"counts": counts, "examples": examples}, partial(draw_captions, shown, texts, counts)
 
 

@@ -32,16 +32,17 @@ def change_norms(model: Fwd2Bot) -> dict[str, Any]:
     """Fig. 3: Frobenius norms of dW = scale * B A in the language model.
 
     `norms`: by adapter, for each layer the norm of all its changes together; `kinds`: the same by kind of linear layer;
+    `weights`: for each layer the norm of the weights that are changed;
     `cosines`: of the two stages' changes, layer by layer, where each stage has its own adapter (1: the same change, 0:
     unrelated). Raises InputError for a model without adapters there.
     """
     squares: dict[str, dict[str, list[float]]] = {}  # adapter -> kind -> layers
-    products: list[float] = []
-    layers = model.compressor.llava.network.get_submodule(LANGUAGE_LAYERS)
+    layers = list(model.compressor.llava.network.get_submodule(LANGUAGE_LAYERS))
+    products, weights = [0.0] * len(layers), [0.0] * len(layers)
     for index, layer in enumerate(layers):
-        products.append(0.0)
         for path, module in layer.named_modules():
             if isinstance(module, StageLinear):
+                weights[index] += float(module.weight.detach().double().square().sum())
                 changes = module.low_ranks()
                 for name, change in changes.items():
                     by_kind = squares.setdefault(name, {}).setdefault(path.rpartition(".")[2], [0.0] * len(layers))
@@ -51,8 +52,12 @@ def change_norms(model: Fwd2Bot) -> dict[str, Any]:
     if not squares:
         raise InputError(f"{model.name} has no adapters in its language model, so there is no change to show.")
     totals = {name: [sum(layer) for layer in zip(*kinds.values(), strict=True)] for name, kinds in squares.items()}
-    norms = {name: [square**0.5 for square in total] for name, total in totals.items()}
-    result: dict[str, Any] = {"norms": norms, "kinds": _roots(squares)}
+    norms = {name: _roots(total) for name, total in totals.items()}
+    result: dict[str, Any] = {
+        "norms": norms,
+        "kinds": {name: {kind: _roots(layers) for kind, layers in kinds.items()} for name, kinds in squares.items()},
+        "weights": _roots(weights),
+    }
     if len(norms) == 2:
         pairs = zip(products, *norms.values(), strict=True)
         result["cosines"] = [product / (one * other or 1.0) for product, one, other in pairs]
@@ -67,11 +72,8 @@ def dot(one: LowRank, other: LowRank) -> float:
     return one.scale * other.scale * float((ups * downs).sum())
 
 
-def _roots(squares: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
-    return {
-        name: {kind: [square**0.5 for square in layers] for kind, layers in kinds.items()}
-        for name, kinds in squares.items()
-    }
+def _roots(squares: Sequence[float]) -> list[float]:
+    return [square**0.5 for square in squares]
 
 
 def captions_by_count(model: Fwd2Bot, scenes: Sequence[Scene]) -> dict[int, list[str]]:

@@ -17,11 +17,11 @@ from fwd2bot.data.world import Scene, captions, render
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.attended import Watched
 
-SIDE = 48
-"""Pixels of a picture in Fig. 4, of which there are many; in Fig. 5 twice as many."""
+SIDE, LARGE_SIDE = 36, 96
+"""Pixels of a picture in Fig. 4, of which there are many, and in Fig. 5."""
 HOT = np.array([0.84, 0.15, 0.1])
 _COLOURS = ("#0969da", "#bf3989", "#1a7f37", "#bc4c00", "#6639ba", "#59636e")
-_WIDE = 128
+_WIDE = 144
 """Letters in a line of a caption."""
 
 
@@ -59,8 +59,8 @@ def draw_norms(models: dict[str, dict[str, Any]], out: Path) -> None:
     _curves(panels[0], lines, "Change of the weights by layer", "norm of ΔW (Frobenius)")
     panels[0].set_ylim(bottom=0)
     if alike:
-        _curves(panels[1], alike, "How alike the stages' changes are", "cosine of the two ΔW")
-        panels[1].axhline(0, color="#8c959f", linewidth=0.8)
+        _curves(panels[1], alike, "How alike the stages' changes are", "cosine of the two ΔW (1: the same)")
+        panels[1].set_ylim(-0.1, 1.0)
     save(figure, out)
 
 
@@ -85,7 +85,7 @@ def draw_attention(seen: Sequence[Watched], grid: int, out: Path) -> None:
 
     A map is scaled to its own largest weight.
     """
-    figure = blank_figure(12.0, 0.5 + 3.75 * len(seen))
+    figure = blank_figure(12.0, 0.5 + 3.5 * len(seen))
     figure.suptitle(
         "Attention over the picture, mean over heads; each map is scaled to its largest weight", fontsize=11
     )
@@ -161,7 +161,7 @@ def draw_captions(
     upper.suptitle("Captions from the first tokens of a row", fontsize=11)
     rows = upper.subplots(len(scenes), 2, width_ratios=(1.0, 4.6), squeeze=False)
     for index, (scene, (left, right)) in enumerate(zip(scenes, rows, strict=True)):
-        _image(left, small_picture(scene, 2 * SIDE), "")
+        _image(left, small_picture(scene, LARGE_SIDE), "")
         told = [("true", captions(scene)[0]), *((f"{count}", found[index]) for count, found in texts.items())]
         lines = [(name, textwrap.fill(text, _WIDE)) for name, text in told]
         right.axis("off")
