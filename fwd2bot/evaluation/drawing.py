@@ -92,23 +92,30 @@ def draw_attention(seen: Sequence[Watched], grid: int, out: Path) -> None:
     for part, one in zip(figure.subfigures(len(seen), 1, squeeze=False)[:, 0], seen, strict=True):
         upper, lower = part.subfigures(2, 1, height_ratios=(2.7, 1.0))
         maps, rest = upper.subfigures(1, 2, width_ratios=(3.4, 1.0))
-        layers = len(one.base)
-        axes = maps.subplots(2, layers + 2)
-        picture = small_picture(one.scene, SIDE)
-        for row, found, name in ((0, one.base, "plain LLaVA:\ngenerated tokens"), (1, one.pass_1, "pass 1:\nsummary")):
-            _image(axes[row, 0], picture, "the picture" if row == 0 else "")
-            axes[row, 0].set_ylabel(name, fontsize=8)
-            together = [*found.mean(dim=1), found.mean(dim=(0, 1))]
-            titles = [*(f"layer {layer}" for layer in range(1, layers + 1)), "all layers"]
-            for place, (one_map, title) in enumerate(zip(together, titles, strict=True), 1):
-                _image(axes[row, place], overlaid(picture, one_map, grid), title if row == 0 else "")
+        _maps_of_layers(maps, one, grid)
         _weights_of_tokens(rest, one.pass_2.mean(dim=1))
-        count = one.pass_1.shape[1]
-        for token, small in enumerate(lower.subplots(1, count, squeeze=False)[0]):
-            found = one.pass_1[:, token].mean(dim=0)
-            _image(small, overlaid(picture, found, grid), f"{token + 1}")
+        picture, by_token = small_picture(one.scene, SIDE), one.pass_1.mean(dim=0)  # (K, V)
+        for token, axes in enumerate(lower.subplots(1, len(by_token), squeeze=False)[0]):
+            _image(axes, overlaid(picture, by_token[token], grid), f"{token + 1}")
         lower.suptitle("pass 1, each summary token, all layers", fontsize=8)
     save(figure, out)
+
+
+def _maps_of_layers(part: Any, one: Watched, grid: int) -> None:
+    """The plain LLaVA above, pass 1 below: the picture, a map a layer, and their sum."""
+    picture, layers = small_picture(one.scene, SIDE), len(one.base)
+    for row, found, name in zip(
+        part.subplots(2, layers + 2),
+        (one.base, one.pass_1),
+        ("plain LLaVA:\ngenerated tokens", "pass 1: all\nsummary tokens"),
+        strict=True,
+    ):
+        _image(row[0], picture, "the picture")
+        row[0].text(-0.05, 0.5, name, fontsize=8, rotation=90, ha="right", va="center", transform=row[0].transAxes)
+        maps = [*found.mean(dim=1), found.mean(dim=(0, 1))]  # each (V,)
+        titles = [*(f"layer {layer}" for layer in range(1, layers + 1)), "all layers"]
+        for axes, one_map, title in zip(row[1:], maps, titles, strict=True):
+            _image(axes, overlaid(picture, one_map, grid), title)
 
 
 def _weights_of_tokens(part: Any, found: Tensor) -> None:
@@ -132,11 +139,13 @@ def small_picture(scene: Scene, side: int) -> NDArray[np.uint8]:
 
 
 def overlaid(picture: NDArray[np.uint8], weights: Tensor, grid: int) -> NDArray[np.uint8]:
-    """A pale grey picture (S, S, 3) with weights (V,) in red on it, the largest as strong as it gets."""
-    side = len(picture)
-    grey = 0.35 + 0.65 * picture.mean(axis=2, keepdims=True) / 255.0
-    share = (weights / weights.max()).reshape(grid, grid).numpy()
-    place = np.arange(side) * grid // side
+    """A pale grey picture (S, S, 3) with weights (V,) in red on it, the largest as strong as it gets.
+
+    In few shades, because the page holds a hundred of them.
+    """
+    grey = 0.4 + 0.6 * np.round(picture.mean(axis=2, keepdims=True) / 255.0 * 8) / 8
+    share = np.round((weights / weights.max()).reshape(grid, grid).numpy() * 16) / 16
+    place = np.arange(len(picture)) * grid // len(picture)
     strength = 0.9 * share[place][:, place, None]
     mixed: NDArray[np.uint8] = np.round(255 * ((1 - strength) * grey + strength * HOT)).astype(np.uint8)
     return mixed
@@ -145,8 +154,7 @@ def overlaid(picture: NDArray[np.uint8], weights: Tensor, grid: int) -> NDArray[
 def _image(axes: Any, picture: NDArray[np.uint8], title: str) -> None:
     axes.imshow(picture, interpolation="none")
     axes.set_title(title, fontsize=8, pad=2)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.axis("off")
 
 
 def draw_captions(
