@@ -171,12 +171,12 @@ def draw_captions(
     for index, (scene, (left, right)) in enumerate(zip(scenes, rows, strict=True)):
         _image(left, small_picture(scene, LARGE_SIDE), "")
         told = [("true", captions(scene)[0]), *((f"{count}", found[index]) for count, found in texts.items())]
-        lines = [(name, textwrap.fill(text, _WIDE)) for name, text in told]
+        lines = [(name, textwrap.fill(_printable(text), _WIDE)) for name, text in told]
         right.axis("off")
         for place, (name, text) in enumerate(lines):
             height = 0.97 - place / len(lines)
             right.text(0.0, height, name, fontsize=8, weight="bold", va="top", transform=right.transAxes)
-            right.text(0.045, height, text, fontsize=8, va="top", transform=right.transAxes)
+            right.text(0.045, height, text, fontsize=8, va="top", transform=right.transAxes, parse_math=False)
     panels = lower.subplots(1, 2)
     names = {"named": "Things of the scene that are named", "not_there": "Named things that are not there"}
     for axes, (name, title), colour in zip(panels, names.items(), (_COLOURS[2], _COLOURS[3]), strict=True):
@@ -190,6 +190,11 @@ def draw_captions(
         axes.set_ylim(0, 105)
         _dress(axes, title, "summary tokens (hollow: a number that was never trained)", "%")
     save(figure, out)
+
+
+def _printable(text: str) -> str:
+    """A model may say anything; XML may not."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def draw_hidden(scores: dict[str, Any], out: Path) -> None:
