@@ -1,6 +1,6 @@
 """Figure 4: what the plain LLaVA and both passes attend to, over the picture; "How does the model behavior change?".
 
-    python runs/fig4.py        # 2 minutes on two cores
+    python runs/fig4.py        # 2 minutes on two cores; 6 beside a training
 
 Means over 100 scenes go to results/figures/fig4.json, the maps of three scenes to docs/figures/fig4.svg.
 """

@@ -1,6 +1,6 @@
 """Figure 5: captions from 1, 2, 4, 8 and 16 summary tokens; "What do the compressed tokens encode?".
 
-    python runs/fig5.py        # 4 minutes on two cores
+    python runs/fig5.py        # 2 minutes on two cores, beside a training, too
 
 Rows are cut to their first tokens, also to numbers that the model never had in training; those are marked. Numbers go
 to results/figures/fig5.json, the captions of three scenes to docs/figures/fig5.svg.

@@ -1,6 +1,6 @@
 """Figure 6: scores with groups of 4 and of 8 summary tokens hidden; "What do the compressed tokens encode?".
 
-    python runs/fig6.py        # 5 minutes on two cores
+    python runs/fig6.py        # 4 minutes on two cores; 16 beside a training
 
 Scores by kind of question go to results/figures/fig6.json, their means to docs/figures/fig6.svg.
 """

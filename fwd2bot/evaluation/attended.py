@@ -100,7 +100,8 @@ def spread(shares: Tensor) -> Tensor:
     The exponential of their entropy: so many equal weights have the same.
     """
     shares = shares / shares.sum(dim=-1, keepdim=True)
-    return 100.0 * torch.special.entr(shares).sum(dim=-1).exp() / shares.shape[-1]
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return 100.0 * entropy.exp() / shares.shape[-1]
 
 
 def shown_things(scene: Scene, grid: int) -> Tensor:

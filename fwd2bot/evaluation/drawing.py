@@ -78,6 +78,7 @@ def _dress(axes: Any, title: str, across: str, up: str) -> None:
     axes.set_ylabel(up, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def draw_attention(seen: Sequence[Watched], grid: int, out: Path) -> None:
@@ -206,7 +207,7 @@ def draw_hidden(scores: dict[str, Any], out: Path) -> None:
         first, size, mean = group["first"], group["size"], group["scores"]["mean"]
         names.append(f"{first}–{first + size - 1}")
         axes.bar(place, mean, width=0.7, color=_COLOURS[0] if size == scores["groups"][0]["size"] else _COLOURS[4])
-        axes.annotate(f"{mean:.1f}", (place, mean), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(f"{mean:.1f}", (place, 3), ha="center", color="white", fontsize=9)
     for name, label, colour in (("none", "none hidden", "#1f2328"), ("blank", "blank picture", "#8c959f")):
         mean = scores[name]["mean"]
         axes.axhline(mean, color=colour, linestyle="--", linewidth=1, label=f"{label}: {mean:.1f}")
