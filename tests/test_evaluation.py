@@ -62,7 +62,7 @@ class Oracle:
         rows = [self.seen.get(np.asarray(image).tobytes(), -1) for image in images]
         return torch.tensor(rows, dtype=torch.float32).view(-1, 1, 1)
 
-    def answer(self, tokens: Tensor, questions: Sequence[str]) -> list[str]:
+    def answer(self, tokens: Tensor, questions: Sequence[str], *, keep: Sequence[bool] | None = None) -> list[str]:
         rows = tokens.flatten().int().tolist()
         return [
             answer(question, self.scenes[row], KNOWN).upper() if row >= 0 else "yes"
@@ -92,7 +92,7 @@ def test_mean_is_over_kinds_not_over_questions() -> None:
     oracle: Any = Oracle(scenes)
     knows = oracle.answer
 
-    def illiterate(tokens: Tensor, questions: Sequence[str]) -> list[str]:
+    def illiterate(tokens: Tensor, questions: Sequence[str], *, keep: Sequence[bool] | None = None) -> list[str]:
         return [
             "" if "sign" in q and len(a) == 2 else a for q, a in zip(questions, knows(tokens, questions), strict=True)
         ]

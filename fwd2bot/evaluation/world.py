@@ -37,11 +37,16 @@ def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
 
 
 def answer_scores(
-    model: Fwd2Bot, scenes: Sequence[Scene], num_tokens: int | None = None, *, blank: bool = False
+    model: Fwd2Bot,
+    scenes: Sequence[Scene],
+    num_tokens: int | None = None,
+    *,
+    blank: bool = False,
+    keep: Sequence[bool] | None = None,
 ) -> dict[str, float]:
     """Exact match by kind of question, in per cent, one question at a time, and the mean over kinds.
 
-    `blank` shows a grey picture instead: what can be guessed.
+    `blank` shows a grey picture instead: what can be guessed. `keep` (K) hides the other tokens.
     """
     hits: dict[str, list[bool]] = {}
     for first in range(0, len(scenes), 100):
@@ -50,7 +55,7 @@ def answer_scores(
         asked = [(row, question) for row, scene in enumerate(part) for question in questions(scene)]
         texts = [question.text for _, question in asked]
         rows_for = model.compress_for_questions(shown, num_tokens)
-        answers = model.answer(rows_for([row for row, _ in asked], texts), texts)
+        answers = model.answer(rows_for([row for row, _ in asked], texts), texts, keep=keep)
         for (_, question), answer in zip(asked, answers, strict=True):
             hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
     scores = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items())}
