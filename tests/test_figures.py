@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,6 +311,8 @@ class Attentive:
     """Knows the answers, as long as it sees its sixth token."""
 
     name, num_tokens = "attentive", 16
+    compressor = SimpleNamespace(needs_question=False)
+    compress_for_questions = Fwd2Bot.compress_for_questions
 
     def compress(self, images: Sequence[Image.Image], num_tokens: int | None = None) -> Tensor:
         return torch.arange(len(images)).view(-1, 1, 1).expand(-1, 16, 1)

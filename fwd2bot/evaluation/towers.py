@@ -74,7 +74,7 @@ class Tower(Embedder):
                 "model that was trained to compare pictures with texts."
             )
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
-        self.tokenizer.padding_side = "right"  # as trained; transformers has SigLIP 2's on the left
+        self.tokenizer.padding_side = "right"  # as all were trained; transformers pads SigLIP 2 on the left
         self.processor: Any = AutoImageProcessor.from_pretrained(self.folder)
         self.width, self.context = self._sizes(self.network.config)
 
