@@ -30,8 +30,9 @@ def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperat
 
     Row k of both (B, D) belongs together. When every cosine is equal the loss is 2 log B.
     """
-    forth = one_way_loss(image_embeddings, text_embeddings, temperature)
-    return forth + one_way_loss(text_embeddings, image_embeddings, temperature)
+    scores = _cosines(image_embeddings, text_embeddings) / temperature  # (B, B): row an image, column a text
+    partners = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, partners) + F.cross_entropy(scores.T, partners)
 
 
 def one_way_loss(queries: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -39,8 +40,12 @@ def one_way_loss(queries: Tensor, targets: Tensor, temperature: float) -> Tensor
 
     Target k belongs to query k; those after the first B are wrong for every query.
     """
-    scores = F.normalize(full_precision(queries), dim=-1) @ F.normalize(full_precision(targets), dim=-1).T  # (B, M)
-    return F.cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device))
+    scores = _cosines(queries, targets) / temperature  # (B, M)
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+def _cosines(rows: Tensor, columns: Tensor) -> Tensor:
+    return F.normalize(full_precision(rows), dim=-1) @ F.normalize(full_precision(columns), dim=-1).T
 
 
 def full_precision(values: Tensor) -> Tensor:
