@@ -55,7 +55,7 @@ def test_every_table_has_its_script_and_known_cells(results: ModuleType) -> None
 def test_a_cell_is_made_once(cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = untrained_base(tmp_path / "base")
     recipe = settings("fwd2bot", tmp_path / "unused", base, steps=2, evaluate_every=2, checkpoint_every=2)
-    recipe["compressor"]["token_counts"] = []
+    recipe["compressor"] = {**recipe["compressor"], "token_counts": []}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(cells, "RECIPE", tmp_path / "recipe.yaml")
     monkeypatch.setattr(cells, "WORK", tmp_path / "work")
