@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import COMPRESSOR
+from tiny_runs import saved_fwd2bot
 
 import fwd2bot
-from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.cli import main
-from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import make_scene
 from fwd2bot.data.world.benchmark_captions import write_caption_benchmarks
 from fwd2bot.errors import InputError
@@ -39,11 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A Fwd2Bot of random weights."""
-    torch.manual_seed(1)
-    compressor = make_compressor(load_model(tiny_base).llava, CompressorConfig.from_dict(COMPRESSOR["fwd2bot"]))
-    folder = tmp_path_factory.mktemp("models") / "tiny-fwd2bot"
-    save_model(folder, compressor)
-    return folder
+    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny-fwd2bot", tiny_base)
 
 
 @pytest.fixture

@@ -11,14 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from tiny import tiny_compressor
-from tiny_runs import COMPRESSOR
+from tiny_runs import saved_fwd2bot
 from torch import Tensor
 from world_reader import answer
 
 import fwd2bot
-from fwd2bot.checkpoint import load_model, save_model
-from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import KINDS, Scene, captions, make_scene
 from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names
@@ -38,11 +35,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A Fwd2Bot of random weights."""
-    torch.manual_seed(1)
-    compressor = make_compressor(load_model(tiny_base).llava, CompressorConfig.from_dict(COMPRESSOR["fwd2bot"]))
-    folder = tmp_path_factory.mktemp("models") / "tiny-fwd2bot"
-    save_model(folder, compressor)
-    return folder
+    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny-fwd2bot", tiny_base)
 
 
 class Oracle:

@@ -8,11 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 from tiny import script
-from tiny_runs import COMPRESSOR
+from tiny_runs import saved_fwd2bot
 
-from fwd2bot.checkpoint import load_model, save_model
-from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.compressors.config import CompressorConfig
+from fwd2bot.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +21,7 @@ def speed() -> ModuleType:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     torch.set_num_threads(1)
-    compressor = make_compressor(load_model(tiny_base).llava, CompressorConfig.from_dict(COMPRESSOR["fwd2bot"]))
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(folder, compressor)
-    return folder
+    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny", tiny_base)
 
 
 def test_figures_of_a_tiny_model(

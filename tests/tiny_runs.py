@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import yaml
 
-from fwd2bot.checkpoint import save_model
+from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.training.compressor import assemble_llava
@@ -67,3 +67,11 @@ def untrained_base(folder: Path) -> Path:
     llava = assemble_llava({part: str(folder / part) for part in MODEL})
     save_model(folder / "base", make_compressor(llava, CompressorConfig.from_dict(COMPRESSOR["identity"])))
     return folder / "base"
+
+
+def saved_fwd2bot(folder: Path, base: Path) -> Path:
+    """A Fwd2Bot of random weights, the same every time, on the LLaVA in `base`; gives the folder."""
+    torch.manual_seed(1)
+    compressor = make_compressor(load_model(base).llava, CompressorConfig.from_dict(COMPRESSOR["fwd2bot"]))
+    save_model(folder, compressor)
+    return folder

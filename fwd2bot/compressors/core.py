@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fwd2bot.attention import taken
 from fwd2bot.compressors.base import Compressor
-from fwd2bot.compressors.tower import largest_first, likeness, rows_at
+from fwd2bot.compressors.tower import largest_first, likeness
 from fwd2bot.losses import full_precision
 
 NEIGHBOURS = 5
@@ -45,7 +46,7 @@ def find_masks(features: Tensor, count: int) -> Tensor:
     apart = distances.masked_fill(~denser, torch.inf).amin(-1)
     apart = torch.where(rank == 0, distances.amax(-1), apart)  # the densest of all has none above it
     centres = largest_first(density * apart)[:, :count]  # (B, K)
-    masks = rows_at(distances, centres).argmin(dim=1)  # (B, V)
+    masks = taken(distances, centres).argmin(dim=1)  # (B, V)
     return masks.scatter(1, centres, torch.arange(count, device=masks.device).expand_as(centres))
 
 
@@ -58,4 +59,4 @@ def merge_masks(features: Tensor, masks: Tensor, count: int) -> Tensor:
     rows, columns = ((shares * axis).sum(-1) for axis in (places // side, places % side))  # (B, K) each
     order = columns.argsort(dim=1, stable=True)
     order = order.gather(1, rows.gather(1, order).argsort(dim=1, stable=True))
-    return rows_at(shares @ full_precision(features), order).to(features.dtype)
+    return taken(shares @ full_precision(features), order).to(features.dtype)

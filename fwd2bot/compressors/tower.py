@@ -35,8 +35,3 @@ def likeness(rows: Tensor, others: Tensor) -> Tensor:
     """Cosines: (B, n, W) and (B, m, W) -> (B, n, m). Autocast would round them to two digits and pick others."""
     with torch.autocast(rows.device.type, enabled=False):
         return F.normalize(rows, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
-
-
-def rows_at(values: Tensor, places: Tensor) -> Tensor:
-    """(B, V, W) and places (B, n) -> (B, n, W)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fwd2bot.attention import taken
 from fwd2bot.compressors.base import Compressor
-from fwd2bot.compressors.tower import class_attention, largest_first, likeness, queries_and_keys, rows_at
+from fwd2bot.compressors.tower import class_attention, largest_first, likeness, queries_and_keys
 from fwd2bot.losses import full_precision
 
 
@@ -48,8 +49,8 @@ def zip_tokens(states: Tensor, keys: Tensor, attention: Tensor, dominant: int, c
     left = attention.new_ones(states.shape[:2]).scatter(1, chosen, 0.0)
     left[:, 0] = 0.0
     order = left.argsort(dim=1, stable=True)  # the dominant ones, then the rest, each in raster order
-    kept, rest = rows_at(states, order[:, :dominant]), rows_at(states, order[:, dominant:])
-    keys = rows_at(keys, order[:, dominant:])
+    kept, rest = taken(states, order[:, :dominant]), taken(states, order[:, dominant:])
+    keys = taken(keys, order[:, dominant:])
     targets = torch.arange(contextual, device=states.device) * (rest.shape[1] // contextual)
     is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=states.device)
     is_target[targets] = True
