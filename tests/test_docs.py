@@ -266,7 +266,7 @@ def test_scores_are_of_the_bundled_model():
     from fwd2bot.checkpoint import fingerprint
     from fwd2bot.model import BUNDLED
 
-    for name, model in (("fwd2bot-16", "emoji-world"), ("fwd2bot-4", "emoji-world")):
+    for name, model in (("fwd2bot-16", "emoji-world"), ("fwd2bot-4", "emoji-world"), ("fixed-4", "emoji-world-4")):
         result = json.loads((scores.RESULTS / f"{name}.json").read_text("utf-8"))
         assert result["fingerprint"] == fingerprint(BUNDLED / model), f"take the figures of {name} again"
 
