@@ -4,7 +4,6 @@ Told to stop, it first refuses what is new (503, also at /health) and finishes w
 """
 
 import ipaddress
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -45,40 +44,46 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(served: Served, listening: socket.socket, *, began: Callable[[], None] = lambda: None) -> None:
-    """Serves until a signal stops it, and closes `served`; `began` is called when it can be asked."""
-    config = uvicorn.Config(
-        make_app(served),
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        ws="none",
-    )
-    try:
-        _Server(config, served, began).run(sockets=[listening])
-    finally:
-        served.close()
+class Stoppable(uvicorn.Server):
+    """A server that, told to stop, finishes what runs."""
 
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, served: Served, began: Callable[[], None]) -> None:
+    def __init__(self, served: Served) -> None:
+        config = uvicorn.Config(
+            make_app(served),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        )
         super().__init__(config)
-        self._served, self._began = served, began
+        self._served = served
+        self._began: Callable[[], None] = lambda: None
         self._until = 0.0
+
+    def serve_on(self, listening: socket.socket, began: Callable[[], None] = lambda: None) -> None:
+        """Serves until it is told to stop; calls `began` when it can be asked."""
+        self._began = began
+        self.run(sockets=[listening])
+
+    def stop(self) -> None:
+        """Once: finish what runs; twice: at once."""
+        if self._served.stopping:
+            self._until, self.force_exit = 0.0, True
+        else:
+            self._served.stopping, self._until = True, time.monotonic() + GRACE
+
+    # uvicorn's own.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._began()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._served.stopping or sig not in (signal.SIGINT, signal.SIGTERM):
-            self._until, self.force_exit = 0.0, True
-        else:
-            self._served.stopping, self._until = True, time.monotonic() + GRACE
+        self.stop()
 
     async def on_tick(self, counter: int) -> bool:
         ended = await super().on_tick(counter)
