@@ -210,7 +210,7 @@ def test_json_of_compress(run: Run, tmp_path: Path) -> None:
         (["serve", "album.store", "--host", "album.example"], 2, "is reached by others, so a token is needed"),
         (["serve", "album.store", "--port", "0", "--model", "other"], 5, "written by fake"),
         (["serve", "album.store", "--port", "0", "--images", "none"], 3, "none is no folder"),
-        (["serve", "album.store", "--port", "99999"], 2, "port 99999 cannot be served on"),
+        (["serve", "album.store", "--port", "99999"], 2, "There is no port 99999"),
         (["serve", "album.store", "--host", "192.0.2.1", "--token", "x"], 2, "cannot be served on"),
         (["serve", "album.store", "--batch", "0"], 2, "--batch must be at least 1"),
         (["serve", "album.store", "--queue", "0"], 2, "--queue must be at least 1"),

@@ -14,6 +14,7 @@ from cli_run import Run
 from serving import chat
 from test_cli_process import ENVIRONMENT, FAKE_PROCESS
 
+from fwd2bot import server
 from fwd2bot.server.run import address, bind, is_loopback
 
 SLOW_WORDS = FAKE_PROCESS.replace(
@@ -65,6 +66,7 @@ def test_a_port_that_is_taken_is_one_line(run: Run, album: Path) -> None:
 
 def test_without_the_extra_it_says_how_to_get_it(run: Run, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fwd2bot.server.run", None)
+    monkeypatch.delattr(server, "run")
     ran = run("serve", "album.store")
     assert (ran.code, ran.out) == (2, "")
     assert "pip install 'fwd2bot[serve]'" in ran.err

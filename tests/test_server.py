@@ -219,6 +219,20 @@ def test_a_body_may_be_no_larger_than_the_limit(tmp_path):
         told(client.post("/album/caption", content=b"", headers={"content-length": "-1"}), 413)
 
 
+def test_only_so_many_large_bodies_come_at_once(tmp_path):
+    with opened(tmp_path, limits=Limits(large_bytes=100, large=1)) as served, client_of(served) as client:
+        small, large = {"image": "sea.png"}, {"image": "sea.png", "more": "x" * 100}
+        assert client.post("/album/caption", json=large).status_code == 200
+        assert served.large == 0
+        served.large = 1  # another is on its way
+        answer = client.post("/album/caption", json=large)
+        assert "Too many large pictures" in told(answer, 429)
+        assert answer.headers["retry-after"] == "1"
+        told(client.post("/album/caption", content=iter([b"{}"])), 429)  # one that does not say how large it is
+        assert client.post("/album/caption", json=small).status_code == 200
+        assert served.large == 1
+
+
 def test_a_picture_may_have_no_more_pixels_than_the_limit(tmp_path):
     with opened(tmp_path, limits=Limits(pixels=255)) as served, client_of(served) as client:
         assert "is too large (16 x 16" in told(client.post("/album/search", json={"like": data_url("red")}), 400)

@@ -3,7 +3,9 @@
 Told to stop, it first refuses what is new (503, also at /health) and finishes what runs; told again, it goes at once.
 """
 
+import errno
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -30,11 +32,14 @@ def is_loopback(host: str) -> bool:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket to serve on; port 0: one that is free. Raises InputError where it cannot be had."""
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"There is no port {port}: take one from 1 to 65535, or 0 for one that is free.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None)  # of a name that nobody knows it is another kind of number
+        reason = os.strerror(number) if number in errno.errorcode else getattr(error, "strerror", None) or str(error)
         raise InputError(f"{host} port {port} cannot be served on ({reason}): take another --host or --port.") from None
 
 
