@@ -64,7 +64,8 @@ async def _vector(request: Request, at: Served, body: dict[str, Any]) -> Floats:
     given = one_of(body, ("query", "like", "image"))
     if given == "query":
         text = text_of(body, "query", longest=at.limits.letters)
-        return (await finished(request, at.worker.embed([text]), at.limits))[0]
+        vector: Floats = (await finished(request, at.worker.embed([text]), at.limits))[0]
+        return vector
     if given == "like":
         return await at.vector(request, await at.image(text_of(body, "like", longest=at.limits.body_bytes)))
     name = text_of(body, "image", longest=LONGEST_NAME)
