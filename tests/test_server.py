@@ -88,7 +88,7 @@ def test_images_come_page_by_page(client):
     assert part == {"total": 3, "images": whole["images"][1:2]}
     assert [one["image"] for one in client.get("/album/images?path=*/f*").json()["images"]] == ["more/flag.png"]
     assert client.get("/album/images?offset=9").json() == {"total": 3, "images": []}
-    for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x"):
+    for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x", f"limit={'9' * 5000}"):
         assert "must be a whole number from" in told(client.get(f"/album/images?{wrong}"), 400)
 
 
@@ -167,7 +167,7 @@ def test_caption_of_an_image(client):
     assert "There is no image" in told(client.post("/album/caption", json={"image": "x"}), 404)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b'{"image": "\\ud800"}'])
 def test_a_body_that_is_no_object_is_told(client, content):
     assert "The body is not" in told(client.post("/album/caption", content=content), 400)
 

@@ -86,5 +86,5 @@ async def caption(request: Request) -> Response:
 def _number(request: Request, name: str, default: int, *, least: int, most: int) -> int:
     """A whole number of the query. Raises RequestError where it is none, or not in these bounds."""
     text = request.query_params.get(name)
-    given: Any = text if text is None or not text.isdecimal() else int(text)
+    given: Any = int(text) if text is not None and text.isdecimal() and len(text) < 19 else text
     return number_of({name: given}, name, default, least=least, most=most)

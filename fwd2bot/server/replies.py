@@ -78,7 +78,10 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """The object in a request's body. Raises RequestError where it is none, or takes too long."""
     try:
         async with asyncio.timeout(limits.body_seconds):
-            value = json.loads(await request.body())
+            content = await request.body()
+        value = json.loads(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a letter that is written in two is no text
     except TimeoutError:
         raise RequestError(408, f"The body did not arrive within {limits.body_seconds:g} s.") from None
     except (ValueError, RecursionError):
