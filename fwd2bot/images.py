@@ -88,7 +88,7 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def decode(content: bytes, name: str) -> Picture:
+def decode(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """A picture from the bytes of its file; `name` stands in the errors.
 
     Raises ImageError where the bytes are not a whole picture of a known kind, or a far too large one.
@@ -96,8 +96,8 @@ def decode(content: bytes, name: str) -> Picture:
     try:
         with Image.open(BytesIO(content), formats=_formats()) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(_too_large(name, f"{width} x {height}"))
+            if width * height > max_pixels:
+                raise ImageError(_too_large(name, f"{width} x {height}", max_pixels))
             if max(width, height) > MAX_RATIO * min(width, height):
                 sides = f"{width} x {height}, and one side may be {MAX_RATIO} times the other"
                 raise ImageError(f"{name} is too narrow ({sides}): cut it into pieces first.")
@@ -109,7 +109,7 @@ def decode(content: bytes, name: str) -> Picture:
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture of a kind that can be read (PNG, JPEG, WebP ...).") from None
     except Image.DecompressionBombError:
-        raise ImageError(_too_large(name, "huge")) from None
+        raise ImageError(_too_large(name, "huge", max_pixels)) from None
     except MemoryError:
         raise ImageError(f"{name} is too large for the memory of this machine.") from None
     except Exception as error:  # decoders of damaged files raise nearly everything: OSError, SyntaxError, struct.error
@@ -224,8 +224,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _too_large(name: str, size: str) -> str:
-    limit = MAX_PIXELS // 1_000_000
+def _too_large(name: str, size: str, max_pixels: int) -> str:
+    limit = max_pixels // 1_000_000
     return f"{name} is too large ({size}; at most {limit} million pixels): make it smaller first."
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot import adapters, attention
+from fwd2bot.decoding import Cache, KeyValues, RunningBatch
 from fwd2bot.errors import ModelError
 from fwd2bot.reduction import Reduction, Rows
 
@@ -254,6 +254,29 @@ class Llava(nn.Module):
 
         Each row stops at its own end; once half of the rows have, they leave the batch.
         """
+        ids, last, cache = self.prefill(
+            embeddings, mask, stage, room=max_new_tokens, positions=positions, reduction=reduction
+        )
+        return self._decode(ids, last, stage, cache, max_new_tokens)
+
+    def running(self, stage: str | None = None) -> RunningBatch:
+        """An empty batch that rows join and leave between two tokens."""
+        return RunningBatch(self, stage)
+
+    def prefill(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None,
+        stage: str | None,
+        *,
+        room: int,
+        positions: Tensor | None = None,
+        reduction: Reduction | None = None,
+    ) -> tuple[Tensor, Tensor, Cache]:
+        """The first token (B,) of each answer, the position (B, 1) of what it follows, and the keys up to there.
+
+        room: how many tokens may follow. Padding goes to the left.
+        """
         if positions is None:
             positions = attention.count_positions(mask) if mask is not None else _range(embeddings)
         positions = positions.expand(len(embeddings), -1)
@@ -262,25 +285,27 @@ class Llava(nn.Module):
             embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
             mask, positions = mask.gather(1, order), positions.gather(1, order)
             reduction = None if reduction is None else reduction.moved(order)
-        cache = _Cache(len(self.network.model.language_model.layers), max_new_tokens)
+        cache = Cache(len(self.network.model.language_model.layers), room)
         allowed = None if mask is None else attention.allowed_pairs(mask)
         rows = Rows(hidden=embeddings, positions=positions, allowed=allowed, mask=mask, reduction=reduction)
         hidden = self._forward(rows, stage, cache=cache)
-        return self._decode(hidden[:, -1:], positions[:, -1:], stage, cache, max_new_tokens)
+        return self._likeliest(hidden), positions[:, -1:], cache
+
+    def next_tokens(self, ids: Tensor, positions: Tensor, stage: str | None, cache: KeyValues) -> Tensor:
+        """What follows the newest tokens (B,), at positions (B, 1), of rows whose keys are in the cache: (B,)."""
+        rows = Rows(hidden=self.embed(ids[:, None]), positions=positions)
+        return self._likeliest(self._forward(rows, stage, cache=cache))
+
+    def _likeliest(self, hidden: Tensor) -> Tensor:
+        return self.logits(self._final_norm(hidden[:, -1])).argmax(-1)
 
     def _decode(
-        self,
-        hidden: Tensor,
-        positions: Tensor,
-        stage: str | None,
-        cache: "_Cache",
-        max_new_tokens: int,
+        self, ids: Tensor, positions: Tensor, stage: str | None, cache: Cache, max_new_tokens: int
     ) -> list[list[int]]:
-        answers: list[list[int]] = [[] for _ in range(len(hidden))]
-        rows = list(range(len(hidden)))  # which answer each row of the batch belongs to
+        answers: list[list[int]] = [[] for _ in range(len(ids))]
+        rows = list(range(len(ids)))  # which answer each row of the batch belongs to
         open_rows = set(rows)
         for step in range(max_new_tokens):
-            ids = self.logits(self._final_norm(hidden[:, -1])).argmax(-1)  # (B,)
             for row, token in zip(rows, ids.tolist(), strict=True):
                 if token in self.stop_ids:
                     open_rows.discard(row)
@@ -294,11 +319,11 @@ class Llava(nn.Module):
                 ids, positions = ids[kept], positions[kept]
                 cache.keep(kept)
             positions = positions + 1
-            hidden = self._forward(Rows(hidden=self.embed(ids[:, None]), positions=positions), stage, cache=cache)
+            ids = self.next_tokens(ids, positions, stage, cache)
         return answers
 
     def _forward(
-        self, rows: Rows, stage: str | None, *, bidirectional: bool = False, cache: "_Cache | None" = None
+        self, rows: Rows, stage: str | None, *, bidirectional: bool = False, cache: KeyValues | None = None
     ) -> Tensor:
         """Through all layers: (B, T, D) before the final norm."""
         configured = self.network.config.text_config._attn_implementation
@@ -352,7 +377,7 @@ def _run_layer(
     hidden: Tensor,
     allowed: Tensor | None,
     rope: tuple[Tensor, Tensor],
-    cache: "_Cache | None",
+    cache: KeyValues | None,
     options: dict[str, Any],
 ) -> Tensor:
     """One layer of the language model. A function of its own, because it is what torch.compile compiles."""
@@ -364,43 +389,6 @@ def _run_block(block: nn.Module, hidden: Tensor) -> Tensor:
     """One layer of the tower."""
     outputs: Tensor = block(hidden, None)
     return outputs
-
-
-class _Cache:
-    """Keys and values of every layer in buffers of the full length; what transformers' attention calls is `update`.
-
-    room: how many tokens may follow what the first pass leaves.
-    """
-
-    def __init__(self, layers: int, room: int) -> None:
-        self.room = room
-        self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self.masks: list[Tensor | None] = [None] * layers
-        self.filled = [0] * layers
-
-    def allowed(self, layer: int, rows: Rows) -> Tensor | None:
-        """What the attention of a layer is told: of the first pass its own, later what was real in that pass."""
-        if self.buffers[layer] is None:
-            self.masks[layer] = None if rows.mask is None else F.pad(rows.mask, (0, self.room), value=True)
-            return rows.allowed
-        mask = self.masks[layer]
-        return None if mask is None else mask[:, None, None, : self.filled[layer] + 1]
-
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Appends (B, heads, t, d) and gives all that has been appended so far."""
-        start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
-        buffers = self.buffers[layer]
-        if buffers is None:
-            shape = (*keys.shape[:2], end + self.room, keys.shape[3])
-            buffers = self.buffers[layer] = (keys.new_empty(shape), values.new_empty(shape))
-        buffers[0][:, :, start:end], buffers[1][:, :, start:end] = keys, values
-        self.filled[layer] = end
-        return buffers[0][:, :, :end], buffers[1][:, :, :end]
-
-    def keep(self, rows: Tensor) -> None:
-        """Only these rows of the batch go on."""
-        self.buffers = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.buffers]
-        self.masks = [None if mask is None else mask[rows] for mask in self.masks]
 
 
 def _within_reason(image: Image.Image) -> Image.Image:

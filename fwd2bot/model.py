@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fwd2bot import adapters, checkpoint, hub
+from fwd2bot.answering import RunningAnswers
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
 from fwd2bot.errors import InputError, ModelError
@@ -123,6 +124,16 @@ class Fwd2Bot:
         """The first k tokens of a row are what compress(num_tokens=k) gives."""
         return self.compressor.cuttable
 
+    @property
+    def caption_question(self) -> str:
+        """What asks for a caption, as the model was trained."""
+        return self.compressor.config.caption_question
+
+    @property
+    def context(self) -> int:
+        """The most positions of a conversation: its tokens, the picture's, and the answer's."""
+        return self._llava.context
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the files it was loaded from. Raises ModelError when there are none."""
@@ -176,20 +187,42 @@ class Fwd2Bot:
         Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
         only embeds.
         """
-        if not self.answers:
-            raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
         if keep is not None and len(keep) != rows.shape[1]:
             raise InputError(f"keep has {len(keep)} values for {rows.shape[1]} tokens a picture; give one for each.")
-        prompts = [self._prompt(question, rows.shape[1] + max_new_tokens) for question in questions]
+        prompts = [self.prompt([(question, None)], rows.shape[1], max_new_tokens) for question in questions]
         return self._generate(rows, prompts, keep, max_new_tokens)
 
     def caption(self, tokens: Any, *, max_new_tokens: int = 64) -> list[str]:
         """A description of each row of tokens (B, K, D), by the question that the model was trained on."""
-        question = self.compressor.config.caption_question
-        return self.answer(tokens, [question] * len(tokens), max_new_tokens=max_new_tokens)
+        return self.answer(tokens, [self.caption_question] * len(tokens), max_new_tokens=max_new_tokens)
+
+    def prompt(self, turns: Sequence[tuple[str, str | None]], num_tokens: int, max_new_tokens: int = 64) -> Encoded:
+        """A conversation about a picture of so many tokens, as (question, answer), the last answer None: to be given.
+
+        Raises InputError for an empty question, a conversation that does not fit the context, or a model that only
+        embeds.
+        """
+        if not self.answers:
+            raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
+        if any(not question.strip() for question, _ in turns):
+            raise InputError("The question is empty; write one.")
+        encoded = encode_conversation(self._llava.tokenizer, self._template, turns, has_image=True)
+        count, room = len(encoded.ids), self._llava.context - num_tokens - max_new_tokens
+        if count > room:
+            what = "question" if len(turns) == 1 else "conversation"
+            raise InputError(f"The {what} has {count} tokens, and this model has room for {room}; shorten it.")
+        return encoded
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens of the language model a text has."""
+        return len(self._llava.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def running(self) -> RunningAnswers:
+        """An empty batch of answers that questions join while others are being answered."""
+        return RunningAnswers(self.compressor)
 
     @torch.inference_mode()
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
@@ -220,16 +253,6 @@ class Fwd2Bot:
             tokens = self.compressor.compress_text([texts[index] for index in chunk], num_tokens)
             vectors[chunk] = tokens.mean(dim=1).float()
         return vectors
-
-    def _prompt(self, question: str, others: int) -> Encoded:
-        if not question.strip():
-            raise InputError("The question is empty; write one.")
-        encoded = encode_conversation(self._llava.tokenizer, self._template, [(question, None)], has_image=True)
-        room = self._llava.context - others
-        if len(encoded.ids) > room:
-            count = len(encoded.ids)
-            raise InputError(f"The question has {count} tokens, and this model has room for {room}; shorten it.")
-        return encoded
 
     @torch.inference_mode()
     def _generate(

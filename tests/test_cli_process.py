@@ -17,7 +17,7 @@ from fwd2bot.cli.parser import EXAMPLES, make_parser
 from fwd2bot.store import Store
 
 COMMANDS = (
-    "demo", "compress", "ask", "caption", "search", "match", "info", "methods", "export", "push", "world", "score",
+    "demo", "compress", "ask", "caption", "search", "match", "serve", "info", "methods", "export", "push", "world", "score",
     "evaluate", "train",
 )  # fmt: skip
 HERE = Path(__file__).parent

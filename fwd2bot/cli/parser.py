@@ -40,6 +40,10 @@ EXAMPLES = {
   fwd2bot search --queries queries.txt --store album.store --json      # a query a line; - reads stdin""",
     "match": """\
   fwd2bot match fox.png captions.txt                        # a text a line; - reads stdin""",
+    "serve": """\
+  fwd2bot serve album.store                                 # then open http://127.0.0.1:8000
+  fwd2bot serve album.store --images ~/Pictures --port 9000
+  fwd2bot serve album.store --host 0.0.0.0 --token SECRET   # for others, who need the token""",
     "info": """\
   fwd2bot info album.store
   fwd2bot info album.store --json""",
@@ -101,6 +105,7 @@ def make_parser() -> Parser:
         _caption,
         _search,
         _match,
+        _serve,
         _info,
         _methods,
         _export,
@@ -143,7 +148,7 @@ def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it runs."""
 
     def run(options: argparse.Namespace) -> int:
-        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate') else 'commands'}"
+        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate', 'serve') else 'commands'}"
         code: int = getattr(import_module(home), f"run_{name}")(options)
         return code
 
@@ -230,6 +235,22 @@ def _match(commands: _Commands) -> None:
     parser.add_argument("texts", metavar="TEXTS", help="a file with a text a line")
     parser.add_argument("--top", metavar="N", type=int, help="results (default: all)")
     _tokens(parser, "tokens of the picture and of each text (default: the most)")
+
+
+def _serve(commands: _Commands) -> None:
+    about = "Serve a store: OpenAI's end points, the album's, and a page to look at; see docs/serving.md."
+    parser = _command(commands, "serve", about, _model())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    parser.add_argument("--host", metavar="H", default="127.0.0.1", help="address to serve on (default: 127.0.0.1, "
+                        "which this machine alone reaches)")  # fmt: skip
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="0: one that is free (default: 8000)")
+    parser.add_argument("--images", metavar="FOLDER", action="append", default=[], help="whose pictures may be shown, "
+                        "and asked about by their path; may be given several times (default: none)")  # fmt: skip
+    parser.add_argument("--token", metavar="TEXT", help="what askers must say; needed where others reach the host "
+                        "(default: that in FWD2BOT_TOKEN)")  # fmt: skip
+    parser.add_argument("--batch", metavar="N", type=int, default=32, help="answers at once (default: 32)")
+    parser.add_argument("--queue", metavar="N", type=int, default=128, help="what may wait for the model before others "
+                        "are told to come again (default: 128)")  # fmt: skip
 
 
 def _info(commands: _Commands) -> None:

@@ -196,8 +196,7 @@ class Compressor(nn.Module):
         keep: Tensor | None = None,
     ) -> list[list[int]]:
         """Greedy answers, as token ids, to N prompts. `keep` (K,) hides the other summary tokens (Fig. 6)."""
-        rows = self._rows(tokens, prompts)
-        mask = self._mask(tokens, prompts)
+        rows, mask = self.prompt_rows(tokens, prompts)
         position, count = prompts.image_position, rows.shape[1] - prompts.ids.shape[1]
         positions = None
         if keep is not None and position is not None:
@@ -209,6 +208,10 @@ class Compressor(nn.Module):
         return self.llava.generate(
             rows, whole, GENERATE, max_new_tokens=max_new_tokens, positions=positions, reduction=reduction
         )
+
+    def prompt_rows(self, tokens: Tensor | None, prompts: AnswerBatch) -> tuple[Tensor, Tensor]:
+        """What the language model is given of N prompts: (N, T + K, D), and (N, T + K), False at padding."""
+        return self._rows(tokens, prompts), self._mask(tokens, prompts)
 
     def trainable(self, parts: Iterable[str] = ()) -> list[nn.Parameter]:
         """Freezes everything but its own parameters and these parts of the base; gives what is left.

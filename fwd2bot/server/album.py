@@ -1,0 +1,124 @@
+"""The store as the server sees it: one thread reads it, the rows of a page of images, pictures, searches.
+
+Source of the end points: `GET /album` and what is below it; docs/serving.md lists them.
+"""
+
+import asyncio
+import fnmatch
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwd2bot.errors import InputError
+from fwd2bot.images import content_hash, decode, read_bytes
+from fwd2bot.server.pictures import Folders, thumbnail
+from fwd2bot.server.replies import RequestError
+from fwd2bot.store import Row, Store
+from fwd2bot.store.urls import url_of
+
+Floats = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+class Album:
+    """Rows and pictures. What is `async` runs in the store's own thread, everything else is for that thread."""
+
+    def __init__(self, store: Store, folders: Folders) -> None:
+        self.store, self.folders = store, folders
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fwd2bot store")
+        self._decoders = ThreadPoolExecutor(2, thread_name_prefix="fwd2bot pictures")
+
+    async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function gives that reads the store."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def decoded(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function gives that opens a picture: two at a time, whoever asks."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+
+    def close(self) -> None:
+        for pool in (self._thread, self._decoders):
+            pool.shutdown(cancel_futures=True)
+
+    def about(self) -> dict[str, Any]:
+        info = self.store.info()
+        shown = {name: getattr(info, name) for name in ("model", "num_tokens", "rows", "bytes_per_row", "image_bytes")}
+        return {**shown, "store": self.store.path.name}
+
+    def row(self, image: str) -> Row:
+        """The row of an image. Raises RequestError where there is none of this name."""
+        try:
+            return self.store.get([image])[0]
+        except InputError as error:
+            raise RequestError(404, str(error), code="image_not_found") from None
+
+    def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
+        """A page of the images whose names fit a pattern (* and ?), by name."""
+        names = self.store.names()
+        if pattern is not None:
+            names = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        shown = [
+            {
+                "image": row.name,
+                "url": url_of(row.name),
+                "width": row.width,
+                "height": row.height,
+                "file_bytes": row.file_bytes,
+                "picture": self.picture_url(row.name),
+            }
+            for row in self.store.get(names[offset : offset + limit])
+        ]
+        return {"total": len(names), "images": shown}
+
+    def search(self, vector: Floats, top: int, cutoff: float | None) -> dict[str, Any]:
+        """The nearest images to a unit vector, down to a cosine of `cutoff`."""
+        return {
+            "results": [
+                {"image": name, "url": url_of(name), "score": round(score, 6), "picture": self.picture_url(name)}
+                for name, score in self.store.search(vector, top)
+                if cutoff is None or score >= cutoff
+            ]
+        }
+
+    def picture_url(self, name: str) -> str | None:
+        """Where its picture is shown; None where its file may not be, or is not there."""
+        return None if self.file(name) is None else f"/album/picture?image={quote(name, safe='')}"
+
+    def file(self, name: str) -> Path | None:
+        """Its file, where that is there and may be shown."""
+        path = self.store.images()[name][1]
+        return self.folders.find(path) if Path(path).is_absolute() else None
+
+    def picture_file(self, image: str) -> tuple[Path, str]:
+        """The file of an image, and the hash of what was compressed. Raises RequestError where it may not be shown."""
+        try:
+            name = self.store.find(image)
+        except InputError as error:
+            raise RequestError(404, str(error), code="image_not_found") from None
+        found = self.file(name)
+        if found is None:
+            raise RequestError(404, f"The file of {name!r} is not there, or in no folder that this server may show.")
+        return found, self.store.images()[name][0]
+
+
+def shown_picture(file: tuple[Path, str], size: int) -> bytes:
+    """A JPEG of a file, no larger than so many pixels a side. Raises RequestError where its content has changed."""
+    path, key = file
+    content = read_bytes(path)
+    if content_hash(content) != key:
+        raise RequestError(404, "The file has changed since it was compressed, so it is not shown.")
+    return thumbnail(decode(content, path.name), size)
+
+
+def one_of(body: dict[str, Any], names: Sequence[str]) -> str:
+    """The one of these fields that is given. Raises RequestError where it is none, or several."""
+    given = [name for name in names if body.get(name) is not None]
+    if len(given) != 1:
+        listed = ", ".join(f'"{name}"' for name in names)
+        raise RequestError(400, f"Give one of {listed}.")
+    return given[0]

@@ -1,0 +1,120 @@
+"""What stands before every end point: who may ask, from where, and how much; and how the answer is counted and sent.
+
+A server on the loopback interface is reached by every page that a browser of this machine shows, so it heeds `Host`
+(an attacker's name that was pointed at this machine is refused) and `Origin` (a page of another site is refused).
+"""
+
+import hmac
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fwd2bot.server.replies import RequestError, as_request_error, error_response
+from fwd2bot.server.served import Served
+
+LOG = logging.getLogger("fwd2bot.server")
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+OPEN = ("/health", "/", "/static/")
+"""Without a token: whether it lives, and the page, which holds nothing of the album."""
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Guard:
+    """An application with its guard before it."""
+
+    def __init__(self, app: ASGIApp, served: Served) -> None:
+        self.app, self.served = app, served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, answer = time.monotonic(), _Answer(send)
+        scope.update(app=self.app, served=self.served)
+        self.served.requests += 1
+        try:
+            check(self.served, scope["path"], Headers(scope=scope))
+            await self.app(scope, _counted(receive, self.served.limits.body_bytes), answer.send)
+        except Exception as error:
+            if as_request_error(error).status == 500:
+                LOG.exception("%s %s failed", scope["method"], scope["path"])
+            if not answer.status:
+                await error_response(error)(scope, receive, answer.send)
+        finally:
+            self.served.requests -= 1
+            route = getattr(scope.get("route"), "path", "none")
+            self.served.metrics.answered(route, answer.status, time.monotonic() - began)
+
+
+class _Answer:
+    """What is sent, with the headers that every answer gets. status: 0 until there is one."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers.setdefault("cache-control", "no-store")
+        await self._send(message)
+
+
+def check(served: Served, path: str, headers: Headers) -> None:
+    """Raises RequestError where this may not be asked, or not from there, or not now."""
+    host = headers.get("host", "")
+    if served.loopback and _name(host) not in LOOPBACK:
+        raise RequestError(403, f"The host {host[:80]!r} is not this machine: ask for 127.0.0.1 or localhost.")
+    origin = headers.get("origin")
+    if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        raise RequestError(403, "A page of another site may not ask this server.")
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":
+        raise RequestError(403, "A page of another site may not ask this server.")
+    public = path in OPEN or path.startswith("/static/")
+    if served.token is not None and not public and not _is_bearer(headers.get("authorization", ""), served.token):
+        raise RequestError(401, "Say the server's token: Authorization: Bearer TOKEN.", code="invalid_api_key")
+    if served.stopping and path != "/health":
+        raise RequestError(503, "The server is stopping: ask another, or later.", retry_after=5)
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > served.limits.body_bytes:
+        raise _too_large(served.limits.body_bytes)
+
+
+def _name(host: str) -> str:
+    """Without the port."""
+    return (host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower()
+
+
+def _is_bearer(value: str, token: str) -> bool:
+    kind, _, given = value.partition(" ")
+    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+def _counted(receive: Receive, most: int) -> Receive:
+    """The body, as long as it is no longer than it may be; one without a length may lie."""
+    got = 0
+
+    async def counted() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> RequestError:
+    return RequestError(413, f"The body is larger than {most >> 20} MiB: send less at once, or smaller pictures.")

@@ -1,0 +1,86 @@
+"""A server on a port, until it is told to stop. Alone imports uvicorn.
+
+Told to stop, it first refuses what is new (503, also at /health) and finishes what runs; told again, it goes at once.
+"""
+
+import ipaddress
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from fwd2bot.errors import InputError
+from fwd2bot.server.app import make_app
+from fwd2bot.server.served import Served
+
+GRACE = 30.0
+"""Seconds that what runs may still take once the server was told to stop."""
+CONNECTIONS = 1024
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket to serve on; port 0: one that is free. Raises InputError where it cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{host} port {port} cannot be served on ({reason}): take another --host or --port.") from None
+
+
+def address(listening: socket.socket) -> str:
+    """http://host:port"""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(served: Served, listening: socket.socket, *, began: Callable[[], None] = lambda: None) -> None:
+    """Serves until a signal stops it, and closes `served`; `began` is called when it can be asked."""
+    config = uvicorn.Config(
+        make_app(served),
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        ws="none",
+    )
+    try:
+        _Server(config, served, began).run(sockets=[listening])
+    finally:
+        served.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, served: Served, began: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._served, self._began = served, began
+        self._until = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._began()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._served.stopping or sig not in (signal.SIGINT, signal.SIGTERM):
+            self._until, self.force_exit = 0.0, True
+        else:
+            self._served.stopping, self._until = True, time.monotonic() + GRACE
+
+    async def on_tick(self, counter: int) -> bool:
+        ended = await super().on_tick(counter)
+        drained = not self._served.requests or time.monotonic() > self._until
+        return ended or (self._served.stopping and drained)
