@@ -16,11 +16,10 @@ from torch import Tensor
 
 from fwd2bot.adapters import COMPRESS
 from fwd2bot.attention import taken, weights
-from fwd2bot.compressors.base import AnswerBatch
+from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import LANGUAGE_LAYERS, LONGEST, Llava
-from fwd2bot.model import Fwd2Bot
 
 
 @contextmanager
@@ -50,11 +49,13 @@ def watching(llava: Llava, rows: slice) -> Iterator[list[Tensor]]:
 
 
 @torch.inference_mode()
-def compression_attention(model: Fwd2Bot, images: Sequence[Image.Image], num_tokens: int | None = None) -> Tensor:
+def compression_attention(
+    compressor: Compressor, images: Sequence[Image.Image], num_tokens: int | None = None
+) -> Tensor:
     """What each summary token drew on in pass 1: (B, L, K, V). Raises InputError for a model without such a pass."""
-    compressor, llava = model.compressor, model.compressor.llava
+    llava = compressor.llava
     if COMPRESS not in compressor.stages:
-        raise InputError(f"{model.name} does not compress by its language model, so there is nothing to watch there.")
+        raise InputError("This model does not compress by its language model, so there is nothing to watch there.")
     count = compressor.num_tokens if num_tokens is None else num_tokens
     with watching(llava, slice(-count, None)) as layers:
         compressor.compress(llava.pixels(images), num_tokens=count)
@@ -62,14 +63,13 @@ def compression_attention(model: Fwd2Bot, images: Sequence[Image.Image], num_tok
 
 
 @torch.inference_mode()
-def answer_attention(model: Fwd2Bot, tokens: Tensor, text: str, question: str | None = None) -> Tensor:
+def answer_attention(compressor: Compressor, tokens: Tensor, text: str, question: str | None = None) -> Tensor:
     """What the rows that gave an answer attended to among the picture's rows: tokens (K, D) -> (L, R, K).
 
     `text` is what the model generated from them (question None: the caption); each of its tokens, and the closing one,
     was given by one row.
     """
-    compressor, llava = model.compressor, model.compressor.llava
-    config = compressor.config
+    llava, config = compressor.llava, compressor.config
     turns = [(config.caption_question if question is None else question, text)]
     encoded = encode_conversation(llava.tokenizer, template_named(config.template), turns, has_image=True)
     position, count = encoded.image_position or 0, len(tokens)
@@ -95,23 +95,20 @@ class View:
     text: str
 
 
-def view(model: Fwd2Bot, tokens: Any, question: str | None, picture: Image.Image | None) -> View:
-    """The view of one row of tokens (K, D): answered from them alone, a caption where there is no question.
+def view(compressor: Compressor, tokens: Tensor, question: str, text: str, picture: Image.Image | None) -> View:
+    """The view of one row of tokens (K, D), and of the text that they gave to a question.
 
-    Raises InputError as `Fwd2Bot.answer` does, and with a picture as `compression_attention`.
+    Raises with a picture as `compression_attention`.
     """
-    llava = model.compressor.llava
-    asked = model.compressor.config.caption_question if question is None else question
-    rows = torch.as_tensor(tokens).to(llava.device, llava.dtype)
-    (text,) = model.answer(rows[None], [asked])
+    llava = compressor.llava
     drawn = None
     if picture is not None:
-        drawn = compression_attention(model, [picture], len(rows))[0].mean(dim=0).tolist()
+        drawn = compression_attention(compressor, [picture], len(tokens))[0].mean(dim=0).tolist()
     return View(
         grid=(llava.grid, llava.grid),
         seen=(1.0, 1.0) if picture is None else seen_part(llava, picture.size),
         compress=drawn,
-        answer=answer_attention(model, rows, text, asked).mean(dim=(0, 1)).tolist(),
+        answer=answer_attention(compressor, tokens, text, question).mean(dim=(0, 1)).tolist(),
         text=text,
     )
 

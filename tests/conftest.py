@@ -69,3 +69,29 @@ def tiny_base(tmp_path_factory):
     from tiny_runs import untrained_base
 
     return untrained_base(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; skips where there is none."""
+    from browser import chromium
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(Canned(...), color_scheme="dark") -> the page of a fake server, loaded."""
+    from contextlib import ExitStack
+
+    from browser import opened
+    from fake_server import Canned, serving
+
+    with ExitStack() as stack:
+
+        def visit(canned=None, **options):
+            address = stack.enter_context(serving(canned or Canned()))
+            return stack.enter_context(opened(browser, address, **options))
+
+        yield visit

@@ -10,7 +10,7 @@ from tiny import tiny_compressor, tiny_llava
 from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fwd2bot.attended import answer_attention, compression_attention, seen_part, view, watching
+from fwd2bot.attended import answer_attention, compression_attention, seen_part, watching
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import encode_conversation, template_named
@@ -47,7 +47,7 @@ def eager_attention(llava: Llava, rows: Tensor) -> Tensor:
 def test_attention_of_an_answer_is_that_of_the_eager_kernel(plain: Fwd2Bot) -> None:
     llava, config = plain.compressor.llava, plain.compressor.config
     tokens = plain.compress(pictures(SCENES[:1]))[0]
-    found = answer_attention(plain, tokens, "a fox")
+    found = answer_attention(plain.compressor, tokens, "a fox")
     turns = [(config.caption_question, "a fox")]
     ids = encode_conversation(llava.tokenizer, template_named(config.template), turns, has_image=True).ids
     text, count = llava.embed(torch.tensor(ids)), len(tokens)
@@ -62,7 +62,7 @@ def test_attention_of_pass_1_is_that_of_the_eager_kernel() -> None:
     model = Fwd2Bot(tiny_compressor(adapters="none", stir=False))
     llava, compressor = model.compressor.llava, model.compressor
     shown = pictures(SCENES)
-    found = compression_attention(model, shown)
+    found = compression_attention(model.compressor, shown)
     assert found.shape == (2, 2, 4, 16)
     for index in range(2):
         visual = llava.visual_tokens(llava.pixels(shown))[index]
@@ -105,48 +105,50 @@ def test_rows_sum_to_one_and_watching_leaves_nothing(model: Fwd2Bot) -> None:
 def test_pass_1_attends_by_its_own_adapter() -> None:
     """With the adapter of pass 1 on the queries taken away, the weights are others; that of pass 2 does not matter."""
     model = Fwd2Bot(tiny_compressor())
-    found = [compression_attention(model, pictures(SCENES))]
+    found = [compression_attention(model.compressor, pictures(SCENES))]
     first = model.compressor.llava.network.get_submodule(LANGUAGE_LAYERS)[0].self_attn.q_proj
     for name in ("generate", "compress"):
         with torch.no_grad():
             first.low_ranks()[name].up.zero_()
-        found.append(compression_attention(model, pictures(SCENES)))
+        found.append(compression_attention(model.compressor, pictures(SCENES)))
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[1], found[2])
 
 
 def test_a_model_without_pass_1_is_told(plain: Fwd2Bot) -> None:
     with pytest.raises(InputError, match="does not compress by its language model"):
-        compression_attention(plain, pictures(SCENES))
+        compression_attention(plain.compressor, pictures(SCENES))
 
 
 def test_view_means_over_layers_and_rows_of_the_answer_to_the_question(model: Fwd2Bot) -> None:
     (shown,) = pictures(SCENES[:1])
     tokens = model.compress([shown])[0]
     question = "how many stars are there ?"
-    found = view(model, tokens.numpy(), question, shown)
+    found = model.attention(tokens.numpy(), question, shown)
     assert found.grid == (4, 4)
     assert found.seen == (1.0, 1.0)
     assert found.text == model.answer(tokens[None], [question])[0]
-    asked = answer_attention(model, tokens, found.text, question)
+    asked = answer_attention(model.compressor, tokens, found.text, question)
     torch.testing.assert_close(torch.tensor(found.answer), asked.mean(dim=1).mean(dim=0))
-    drawn = compression_attention(model, [shown])[0]
+    drawn = compression_attention(model.compressor, [shown])[0]
     torch.testing.assert_close(torch.tensor(found.compress), drawn.sum(dim=0) / 2)
-    assert not torch.allclose(asked, answer_attention(model, tokens, found.text))
+    assert not torch.allclose(asked, answer_attention(model.compressor, tokens, found.text))
 
 
 def test_view_without_a_picture_is_of_the_row_alone_and_without_a_question_a_caption(model: Fwd2Bot) -> None:
     tokens = model.compress(pictures(SCENES[:1]))[0]
-    found = view(model, tokens, None, None)
+    found = model.attention(tokens, None, None)
     assert found.compress is None
     assert found.text == model.caption(tokens[None])[0]
-    assert found.answer == pytest.approx(answer_attention(model, tokens, found.text).mean(dim=(0, 1)).tolist())
+    assert found.answer == pytest.approx(
+        answer_attention(model.compressor, tokens, found.text).mean(dim=(0, 1)).tolist()
+    )
 
 
 def test_view_of_a_shorter_row_watches_as_many_tokens(model: Fwd2Bot) -> None:
     (shown,) = pictures(SCENES[:1])
-    found = view(model, model.compress([shown], num_tokens=2)[0], None, shown)
-    drawn = compression_attention(model, [shown])[0, :, :2].mean(dim=0)
+    found = model.attention(model.compress([shown], num_tokens=2)[0], None, shown)
+    drawn = compression_attention(model.compressor, [shown])[0, :, :2].mean(dim=0)
     assert len(found.answer) == 2
     torch.testing.assert_close(torch.tensor(found.compress), drawn)
 

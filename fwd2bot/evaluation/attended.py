@@ -80,9 +80,9 @@ def watched(model: Fwd2Bot, plain: Fwd2Bot, scenes: Sequence[Scene]) -> Iterator
     for index, scene in enumerate(scenes):
         yield Watched(
             scene=scene,
-            base=answer_attention(plain, visual[index], plain_texts[index]).cpu(),
-            pass_1=compression_attention(model, shown[index : index + 1])[0].cpu(),
-            pass_2=answer_attention(model, tokens[index], texts[index]).cpu(),
+            base=answer_attention(plain.compressor, visual[index], plain_texts[index]).cpu(),
+            pass_1=compression_attention(model.compressor, shown[index : index + 1])[0].cpu(),
+            pass_2=answer_attention(model.compressor, tokens[index], texts[index]).cpu(),
         )
 
 
