@@ -1,14 +1,16 @@
 """A model for tests of everything around the model: it sees the colours of the four quarters of a picture."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fwd2bot.answering import Answer, Asked
 from fwd2bot.errors import InputError, ModelError
 
 COLOURS = {
@@ -20,6 +22,11 @@ COLOURS = {
     "black": (0, 0, 0),
 }
 LONGEST = 60  # characters of a question
+
+
+class FakePrompt(NamedTuple):
+    question: str
+    ids: list[str]
 
 
 class FakeModel:
@@ -34,9 +41,13 @@ class FakeModel:
     num_tokens = 4
     token_counts: Sequence[int] = (1, 2, 3, 4)
     cuttable = True
+    caption_question = "describe"
+    context = 100
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.may_go_on = threading.Event()  # cleared, the next word of a running answer waits
+        self.may_go_on.set()
 
     def compress(self, images: Sequence[Image.Image], num_tokens: int | None = None) -> Tensor:
         self.batches.append(len(images))
@@ -62,11 +73,66 @@ class FakeModel:
             inputs = self._tokens(np.repeat(np.array(colours, dtype=np.float32)[:, None], 4, axis=1), num_tokens)
         return torch.nn.functional.normalize(inputs.mean(dim=1), dim=-1)
 
+    def prompt(self, turns: Sequence[tuple[str, str | None]], num_tokens: int, max_new_tokens: int = 64) -> FakePrompt:
+        """Of the last question alone; as many ids as there are words in all turns."""
+        words = [word for question, answer in turns for word in f"{question} {answer or ''}".split()]
+        if len(words) + num_tokens + max_new_tokens > self.context:
+            raise InputError(f"The conversation has {len(words)} words, which is too long; shorten it.")
+        return FakePrompt(turns[-1][0], words)
+
+    def running(self) -> "FakeRunning":
+        return FakeRunning(self)
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
     def _tokens(self, quarters: np.ndarray, num_tokens: int | None) -> Tensor:
         colours = torch.from_numpy(quarters)
         place = torch.eye(4)[None].expand(len(colours), 4, 4)
         tokens = torch.cat([2 * colours - 1, torch.ones(len(colours), 4, 1), place], dim=-1)
         return tokens[:, : num_tokens or 4]
+
+
+class FakeRunning:
+    """A word a step."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self.model = model
+        self._running: list[Answer] = []
+        self._words: dict[Answer, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def join(self, asked: Sequence[Asked]) -> list[Answer]:
+        answers = [Answer(one.max_new_tokens) for one in asked]
+        for answer, one in zip(answers, asked, strict=True):
+            question, tokens = one.prompt.question, torch.as_tensor(one.tokens)[None]
+            described = question == self.model.caption_question
+            [text] = self.model.caption(tokens) if described else self.model.answer(tokens, [question])
+            self._words[answer] = text.split()
+            self._running.append(answer)
+        self._give(answers)
+        return answers
+
+    def step(self) -> None:
+        self.model.may_go_on.wait()
+        self._give(list(self._running))
+
+    def leave(self, answers: Sequence[Answer]) -> None:
+        self._running = [answer for answer in self._running if answer not in answers]
+
+    def text(self, answer: Answer) -> str:
+        return " ".join(self._words[answer][: len(answer.ids)])
+
+    def _give(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            if len(answer.ids) == len(self._words[answer]):
+                answer.finish = "stop"
+            else:
+                answer.ids.append(len(answer.ids))
+                answer.finish = "length" if len(answer.ids) == answer.max_new_tokens else None
+        self.leave([answer for answer in answers if answer.finish is not None])
 
 
 class OtherModel(FakeModel):

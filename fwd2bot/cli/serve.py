@@ -40,6 +40,9 @@ def run_serve(options: argparse.Namespace) -> int:
         listening.close()
         raise
     told = f"{options.store} ({plural(len(store), 'image')}) with {served.model.name} at {run.address(listening)}"
-    run.serve(served, listening, began=lambda: note(f"serving {told}; Ctrl-C stops"))
+    try:
+        run.Stoppable(served).serve_on(listening, lambda: note(f"serving {told}; Ctrl-C stops"))
+    finally:
+        served.close()
     note("stopped")
     return 0

@@ -271,13 +271,12 @@ class Worker:
                     job.tokens, job.picture = tokens, None
             asked = [Asked(tokens=job.tokens, prompt=job.prompt, max_new_tokens=job.max_new_tokens) for job in jobs]
             answers = self._answers.join(asked) if asked else []
+            for job, answer in zip(jobs, answers, strict=True):
+                job.answer = answer
+            self._answering += jobs
+            self._tell(jobs)
         except Exception as error:
-            self._break_off([*jobs, *self._answering], error)
-            return
-        for job, answer in zip(jobs, answers, strict=True):
-            job.answer = answer
-        self._answering += jobs
-        self._tell(jobs)
+            self._break_off([*self._answering, *jobs], error)
 
     def _step(self) -> None:
         if not self._answering:
@@ -286,10 +285,9 @@ class Worker:
         self.rows += len(self._answering)
         try:
             self._answers.step()
+            self._tell(self._answering)
         except Exception as error:
             self._break_off(self._answering, error)
-            return
-        self._tell(self._answering)
 
     def _tell(self, jobs: Sequence[_AnswerJob]) -> None:
         """Hands out what there is to say, and the answers that are finished."""
@@ -314,7 +312,8 @@ class Worker:
         """Out of memory, say: those that share the batch fail together, and the next begin a new one."""
         self._answers, self._answering = self.model.running(), []
         for job in jobs:
-            self._finish(job, error)
+            if not job.future.done():
+                self._finish(job, error)
 
     def _each(self, jobs: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> None:
         """Together; one by one where something among them is refused."""

@@ -40,8 +40,12 @@ class Guard:
         began, answer = time.monotonic(), _Answer(send)
         scope.update(app=self.app, served=self.served)
         self.served.requests += 1
+        large = 0
         try:
-            check(self.served, scope["path"], Headers(scope=scope))
+            headers = Headers(scope=scope)
+            check(self.served, scope["path"], headers)
+            large = check_size(self.served, headers)
+            self.served.large += large
             await self.app(scope, _counted(receive, self.served.limits.body_bytes), answer.send)
         except Exception as error:
             if as_request_error(error).status == 500:
@@ -50,6 +54,7 @@ class Guard:
                 await error_response(error)(scope, receive, answer.send)
         finally:
             self.served.requests -= 1
+            self.served.large -= large
             route = getattr(scope.get("route"), "path", "none")
             self.served.metrics.answered(route, answer.status, time.monotonic() - began)
 
@@ -86,9 +91,17 @@ def check(served: Served, path: str, headers: Headers) -> None:
         raise RequestError(401, "Say the server's token: Authorization: Bearer TOKEN.", code="invalid_api_key")
     if served.stopping and path != "/health":
         raise RequestError(503, "The server is stopping: ask another, or later.", retry_after=5)
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > served.limits.body_bytes:
-        raise _too_large(served.limits.body_bytes)
+
+
+def check_size(served: Served, headers: Headers) -> int:
+    """1 where the body is large, or may be. Raises RequestError where it is too large, or one too many."""
+    length, limits = headers.get("content-length", "0"), served.limits
+    if not length.isdecimal() or int(length) > limits.body_bytes:
+        raise _too_large(limits.body_bytes)
+    large = int(length) > limits.large_bytes or "transfer-encoding" in headers
+    if large and served.large >= limits.large:
+        raise RequestError(429, "Too many large pictures come at once: send it again soon.", retry_after=1)
+    return int(large)
 
 
 def _name(host: str) -> str:

@@ -23,6 +23,8 @@ class Limits:
     """What one request may cost."""
 
     body_bytes: int = 16 << 20
+    large_bytes: int = 1 << 20  # a body beyond that counts as large
+    large: int = 16  # such requests at once: a bound on memory
     pixels: int = 50_000_000  # of a picture that is sent
     letters: int = 100_000  # of a conversation, or of a text to embed
     inputs: int = 256  # of /v1/embeddings

@@ -3,8 +3,9 @@
 Told to stop, it first refuses what is new (503, also at /health) and finishes what runs; told again, it goes at once.
 """
 
+import errno
 import ipaddress
-import signal
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -31,11 +32,14 @@ def is_loopback(host: str) -> bool:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket to serve on; port 0: one that is free. Raises InputError where it cannot be had."""
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"There is no port {port}: take one from 1 to 65535, or 0 for one that is free.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None)  # of a name that nobody knows it is another kind of number
+        reason = os.strerror(number) if number in errno.errorcode else getattr(error, "strerror", None) or str(error)
         raise InputError(f"{host} port {port} cannot be served on ({reason}): take another --host or --port.") from None
 
 
@@ -45,40 +49,46 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(served: Served, listening: socket.socket, *, began: Callable[[], None] = lambda: None) -> None:
-    """Serves until a signal stops it, and closes `served`; `began` is called when it can be asked."""
-    config = uvicorn.Config(
-        make_app(served),
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        ws="none",
-    )
-    try:
-        _Server(config, served, began).run(sockets=[listening])
-    finally:
-        served.close()
+class Stoppable(uvicorn.Server):
+    """A server that, told to stop, finishes what runs."""
 
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, served: Served, began: Callable[[], None]) -> None:
+    def __init__(self, served: Served) -> None:
+        config = uvicorn.Config(
+            make_app(served),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        )
         super().__init__(config)
-        self._served, self._began = served, began
+        self._served = served
+        self._began: Callable[[], None] = lambda: None
         self._until = 0.0
+
+    def serve_on(self, listening: socket.socket, began: Callable[[], None] = lambda: None) -> None:
+        """Serves until it is told to stop; calls `began` when it can be asked."""
+        self._began = began
+        self.run(sockets=[listening])
+
+    def stop(self) -> None:
+        """Once: finish what runs; twice: at once."""
+        if self._served.stopping:
+            self._until, self.force_exit = 0.0, True
+        else:
+            self._served.stopping, self._until = True, time.monotonic() + GRACE
+
+    # uvicorn's own.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._began()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._served.stopping or sig not in (signal.SIGINT, signal.SIGTERM):
-            self._until, self.force_exit = 0.0, True
-        else:
-            self._served.stopping, self._until = True, time.monotonic() + GRACE
+        self.stop()
 
     async def on_tick(self, counter: int) -> bool:
         ended = await super().on_tick(counter)

@@ -31,6 +31,7 @@ class Served:
     limits: Limits = field(default_factory=Limits)
     stopping: bool = False
     requests: int = 0  # that are being answered
+    large: int = 0  # of these, with a large body
 
     @classmethod
     def open(

@@ -1,4 +1,4 @@
-"""Addresses of stored images, `fwd2bot://more/flag.png`: what an OpenAI client gives as an `image_url`."""
+"""The URL by which a server is asked for a stored image: fwd2bot://NAME, percent-encoded."""
 
 from urllib.parse import quote, unquote
 
@@ -8,13 +8,13 @@ SCHEME = "fwd2bot://"
 
 
 def url_of(name: str) -> str:
-    """The address of the image of this name, percent-encoded."""
+    """holiday/a b.png -> fwd2bot://holiday/a%20b.png"""
     return SCHEME + quote(name)
 
 
 def name_of(url: str) -> str:
-    """The name in an address. Raises InputError where it is none of ours."""
-    name = unquote(url.removeprefix(SCHEME))
+    """The name in a URL. Raises InputError where it is no such URL."""
+    name = unquote(url.removeprefix(SCHEME), errors="replace")
     if not url.startswith(SCHEME) or not name:
-        raise InputError(f"{url[:80]!r} is no address of a stored image, which looks like {SCHEME}fox.png.")
+        raise InputError(f"{url!r} is no stored image: its URL is {SCHEME}NAME, as `fwd2bot info STORE --rows` tells.")
     return name
