@@ -38,6 +38,7 @@ class Canned:
     token: str | None = None
     pause: float = 0.0  # seconds between two words of an answer
     full: int = 0  # how many chats are refused as if the server were full
+    breaks: bool = False  # answers end in the middle
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # what was posted
 
     def __post_init__(self) -> None:
@@ -144,6 +145,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(f"data: {json.dumps(delta)}\n\n".encode())
             self.wfile.flush()
             time.sleep(self.canned.pause)
+            if self.canned.breaks:
+                return None
         self.wfile.write(b"data: [DONE]\n\n")
         return None
 

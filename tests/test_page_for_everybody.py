@@ -139,6 +139,22 @@ def test_refusal_is_a_sentence_in_the_page(visit: Open) -> None:
     assert not page.locator("#error").is_visible()
 
 
+def test_answer_that_breaks_off_is_told(visit: Open) -> None:
+    page = visit(Canned(breaks=True))
+    open_image(page, "crown.png")
+    ask(page, "what?")
+    wait_for_text(page, ".words.failed", "The answer broke off: is the server still running?")
+
+
+def test_words_of_a_model_are_never_markup(visit: Open) -> None:
+    canned = Canned(gone=frozenset({"crown.png"}))
+    canned.captions["crown.png"] = "<img src=x onerror=alert(1)>"
+    page = visit(canned)
+    open_image(page, "crown.png")
+    wait_for_text(page, "#caption", canned.captions["crown.png"])
+    wait_for_text(page, ".gone", canned.captions["crown.png"])
+
+
 def test_server_that_is_gone_is_told(browser: Any) -> None:
     with ExitStack() as server:
         address = server.enter_context(serving(Canned()))

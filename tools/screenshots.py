@@ -102,7 +102,7 @@ def find(page: "Page") -> None:
     page.locator(".score", has_text="0.").nth(2).wait_for()
     names = page.locator(".tile .name").all_inner_texts()
     choose(page, *names[:3])
-    ask(page, "is a car in the picture?", 3)
+    ask(page, "what is at the center?", 3)
 
 
 def taken(page: "Page") -> Image.Image:

@@ -27,8 +27,11 @@ export async function* streamChat(body, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return { done: true };
+    });
+    if (done) throw new Failure("The answer broke off: is the server still running?");
     const events = (rest + value).split(/\r?\n\r?\n/);
     rest = events.pop();
     for (const event of events) {
@@ -49,11 +52,13 @@ const blobs = new Map();
 export async function pictureSource(path) {
   if (!sessionStorage.getItem(KEY)) return path;
   if (!blobs.has(path)) {
-    blobs.set(path, call(path).then((response) => response.blob()).then(URL.createObjectURL));
-    for (const [oldest, blob] of blobs) {
+    const blob = call(path).then((response) => response.blob()).then(URL.createObjectURL);
+    blob.catch(() => blobs.delete(path));
+    blobs.set(path, blob);
+    for (const [oldest, other] of blobs) {
       if (blobs.size <= KEPT_PICTURES) break;
       blobs.delete(oldest);
-      blob.then(URL.revokeObjectURL, () => {});
+      other.then(URL.revokeObjectURL, () => {});
     }
   }
   return blobs.get(path);

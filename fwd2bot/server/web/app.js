@@ -20,6 +20,7 @@ let album = {};
 let results = null; // of the search that is shown
 let query = null; // {query: text}, {like: data URL} or {image: name}; null: the whole album
 let searching = null;
+let turn = 0; // the newest search or list is shown, whatever arrives after it
 
 // Errors.
 
@@ -63,9 +64,11 @@ async function open() {
 }
 
 async function list() {
-  results = null;
+  const mine = (turn += 1);
   const source = new Listed(at("path").value.trim());
   await source.need(0, 0);
+  if (mine !== turn) return;
+  results = null;
   at("cutoff-field").hidden = true;
   at("path-field").hidden = false;
   at("count").textContent = source.path ? `${count(source.total, "image")} there` : count(source.total, "image");
@@ -76,9 +79,11 @@ async function list() {
 
 async function search() {
   searching?.abort();
+  at("error").hidden = true;
   at("query").hidden = !query || "query" in query;
   at("text").classList.toggle("short", !at("query").hidden);
   if (!query) return list();
+  turn += 1;
   searching = new AbortController();
   at("search").setAttribute("aria-busy", "true");
   try {
@@ -172,7 +177,9 @@ async function moreLike(image) {
 
 async function smaller(file) {
   if (file.size <= LARGEST) return file;
-  const bitmap = await createImageBitmap(file);
+  const bitmap = await createImageBitmap(file).catch(() => {
+    throw new Failure(`${file.name} is no picture that this browser can read.`);
+  });
   const scale = Math.min(1, SIDE / Math.min(bitmap.width, bitmap.height));
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
@@ -196,17 +203,19 @@ at("file").onchange = safely(async () => {
   at("file").value = "";
 });
 document.addEventListener("dragover", (event) => {
+  if (![...event.dataTransfer.types].includes("Files")) return;
   event.preventDefault();
-  at("drop").hidden = ![...event.dataTransfer.types].includes("Files");
+  at("drop").hidden = false;
 });
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) at("drop").hidden = true;
 });
 document.addEventListener("drop", safely(async (event) => {
+  const [file] = event.dataTransfer.files;
+  if (!file) return;
   event.preventDefault();
   at("drop").hidden = true;
-  const [file] = event.dataTransfer.files;
-  if (file) await searchLike(file);
+  await searchLike(file);
 }));
 document.addEventListener("paste", safely(async (event) => {
   const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
@@ -255,23 +264,24 @@ function showSheet(there) {
 }
 
 async function showOne(image) {
+  const gone = () => selected.size !== 1 || !selected.has(image.image); // another was chosen meanwhile
   at("frame").hidden = !image.picture;
   at("picture").removeAttribute("src");
   at("picture").alt = image.image;
   at("picture").onerror = () => (at("frame").hidden = true);
   at("sizes").hidden = true;
   at("caption").textContent = "…";
-  safely(showSizes)(image);
-  if (image.picture) at("picture").src = await pictureSource(`${image.picture}&size=640`);
+  safely(showSizes)(image, gone);
+  const source = image.picture && (await pictureSource(`${image.picture}&size=640`));
+  if (gone()) return;
+  if (source) at("picture").src = source;
   const caption = await captionOf(image.image);
-  if (selected.has(image.image) && selected.size === 1) {
-    at("caption").textContent = caption;
-    at("picture").alt = caption;
-  }
+  if (!gone()) at("caption").textContent = at("picture").alt = caption;
 }
 
-async function showSizes(image) {
+async function showSizes(image, gone) {
   const { width, height, file_bytes: file } = await describe(image);
+  if (gone()) return;
   const row = album.bytes_per_row;
   const most = Math.max(row, file);
   at("row-bar").style.width = `${(100 * row) / most}%`;

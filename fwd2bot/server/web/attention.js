@@ -111,7 +111,7 @@ export class Attention {
     this.veil.height = rows;
     const pixels = new ImageData(columns, rows);
     map.forEach((weight, place) => {
-      pixels.data.set([10, 10, 14, 255 * DARKEST * (1 - Math.sqrt(weight / most))], 4 * place);
+      pixels.data.set([10, 10, 14, 255 * DARKEST * (1 - weight / most)], 4 * place);
     });
     this.veil.getContext("2d", { willReadFrequently: true }).putImageData(pixels, 0, 0);
     const box = { left: (1 - across) / 2, top: (1 - down) / 2, width: across, height: down };

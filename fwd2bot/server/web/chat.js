@@ -49,9 +49,12 @@ export class Chat {
     const answers = this.images.map((image) => this.#answer(entry, image, question, this.images.length > 1));
     log.entries.append(entry);
     entry.scrollIntoView({ block: "end" });
-    await atOnce(answers.map((answer) => () => answer(log.running.signal)));
-    log.running = null;
-    this.#tell();
+    try {
+      await atOnce(answers.map((answer) => () => answer(log.running.signal)));
+    } finally {
+      log.running = null;
+      this.#tell();
+    }
   }
 
   // Adds a place for an answer, and gives what fills it.
