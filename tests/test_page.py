@@ -58,6 +58,8 @@ def test_large_album_has_few_tiles_and_reaches_its_last(visit: Open) -> None:
 def test_album_taller_than_a_browser_can_scroll_goes_in_longer_steps(visit: Open) -> None:
     page = visit(Canned(count=2_000_000))
     page.locator("#grid").focus()
+    page.keyboard.press("End")  # before there is anything
+    wait_for_text(page, "#count", "2,000,000 images")
     page.keyboard.press("End")
     page.locator("#tile-1999999").wait_for()
     box = page.locator("#tile-1999999").bounding_box()

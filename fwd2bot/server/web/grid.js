@@ -125,6 +125,7 @@ export class Grid extends EventTarget {
   }
 
   #pressed(event) {
+    if (!this.source) return;
     const { columns, height, step } = this.#measure();
     const page = columns * Math.max(1, Math.floor(height / step));
     const moves = {
