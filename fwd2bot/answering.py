@@ -58,7 +58,7 @@ class RunningAnswers:
             prompts = AnswerBatch.collate([asked[index].prompt for index in chosen], pad).to(self._llava.device)
             first = self._batch.join(*self._compressor.prompt_rows(tokens, prompts))
             self._running += [answers[index] for index in chosen]
-            self._take([None] * (len(self._running) - len(first)) + first)
+            self._take([*[None] * (len(self._running) - len(first)), *first])
         return answers
 
     def step(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from io import BytesIO
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from fake_model import picture
 from PIL import Image
 from serving import HERE, chat, client_of, data_url, make_album, opened
 
+from fwd2bot.engine import compress_images
 from fwd2bot.errors import ImageError, StoreError
 from fwd2bot.server import app
 from fwd2bot.server.app import make_app
 from fwd2bot.server.replies import Limits
 from fwd2bot.server.served import Served
+from fwd2bot.store import Store
 
 
 @pytest.fixture
@@ -48,6 +51,33 @@ def test_album_tells_its_figures(client):
     assert (figures["model"], figures["rows"], figures["num_tokens"], figures["store"]) == ("fake", 3, 4, "album.store")
 
 
+def test_rows_that_are_added_while_it_runs_are_there_once_the_album_is_asked(client, served, tmp_path):
+    assert client.get("/album").json()["rows"] == 3
+    before = served.album.store
+    picture(tmp_path / "new/sun.png", "yellow")
+    compress_images(served.model, [tmp_path / "new"], tmp_path / "album.store")
+    told(client.post("/album/caption", json={"image": "sun.png"}), 404)
+    assert client.get("/album").json()["rows"] == 4
+    assert client.post("/album/caption", json={"image": "sun.png"}).json()["caption"] == "a yellow picture"
+    after = served.album.store
+    assert after is not before
+    client.get("/album")
+    assert served.album.store is after, "nothing was added, so nothing is opened again"
+
+
+def test_files_that_were_tidied_away_are_opened_again(client, served, tmp_path):
+    def gone(names):
+        raise StoreError("a file is gone")
+
+    served.album.store.get = gone
+    assert client.post("/album/caption", json={"image": "sea.png"}).json()["caption"] == "a blue picture"
+    rmtree(tmp_path / "album.store")
+    served.album.store.get = gone
+    assert "There is no store at" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
+    Store.create(tmp_path / "album.store", fingerprint="x", model="other", num_tokens=4, width=8)
+    assert "rows of another kind now" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
+
+
 def test_images_come_page_by_page(client):
     whole = client.get("/album/images").json()
     assert whole["total"] == 3
@@ -58,7 +88,7 @@ def test_images_come_page_by_page(client):
     assert part == {"total": 3, "images": whole["images"][1:2]}
     assert [one["image"] for one in client.get("/album/images?path=*/f*").json()["images"]] == ["more/flag.png"]
     assert client.get("/album/images?offset=9").json() == {"total": 3, "images": []}
-    for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x"):
+    for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x", f"limit={'9' * 5000}"):
         assert "must be a whole number from" in told(client.get(f"/album/images?{wrong}"), 400)
 
 
@@ -137,7 +167,7 @@ def test_caption_of_an_image(client):
     assert "There is no image" in told(client.post("/album/caption", json={"image": "x"}), 404)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b'{"image": "\\ud800"}'])
 def test_a_body_that_is_no_object_is_told(client, content):
     assert "The body is not" in told(client.post("/album/caption", content=content), 400)
 

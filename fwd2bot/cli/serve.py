@@ -2,11 +2,15 @@
 
 import argparse
 import os
+from typing import TYPE_CHECKING, cast
 
 from fwd2bot.cli.commands import load_model
 from fwd2bot.cli.output import note, plural
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
+
+if TYPE_CHECKING:
+    from fwd2bot.server.batching import ServedModel
 
 TOKEN = "FWD2BOT_TOKEN"
 
@@ -28,7 +32,7 @@ def run_serve(options: argparse.Namespace) -> int:
     listening = run.bind(options.host, options.port)
     try:
         served = Served.open(
-            load_model(options, store),  # type: ignore[arg-type]
+            cast("ServedModel", load_model(options, store)),
             store,
             images=options.images,
             token=token,

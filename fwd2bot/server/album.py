@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from fwd2bot.errors import InputError
+from fwd2bot.errors import InputError, StoreError
 from fwd2bot.images import Picture, content_hash, decode, read_bytes
 from fwd2bot.server.pictures import Folders, thumbnail
 from fwd2bot.server.replies import RequestError
@@ -30,12 +30,13 @@ class Album:
 
     def __init__(self, store: Store, folders: Folders) -> None:
         self.store, self.folders = store, folders
+        self._info = store.info()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fwd2bot store")
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="fwd2bot pictures")
 
     async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What a function gives that reads the store."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._retried, function, *arguments)
 
     async def decoded(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What a function gives that opens a picture: two at a time, whoever asks."""
@@ -45,8 +46,25 @@ class Album:
         for pool in (self._thread, self._decoders):
             pool.shutdown(cancel_futures=True)
 
+    def _retried(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        try:
+            return function(*arguments)
+        except StoreError:  # who wrote to it meanwhile may have tidied its files away
+            self._open_again()
+            return function(*arguments)
+
+    def _open_again(self) -> None:
+        """As it is now. Raises StoreError where its rows are of another kind."""
+        old, new = self.store.header, Store.open(self.store.path)
+        if (new.header.fingerprint, new.header.num_tokens) != (old.fingerprint, old.num_tokens):
+            raise StoreError(f"{self.store.path.name} holds rows of another kind now: start the server again.")
+        self.store, self._info = new, new.info()
+
     def about(self) -> dict[str, Any]:
-        info = self.store.info()
+        """Its figures; rows that were added meanwhile are there from now on."""
+        if Store.open(self.store.path).info() != self._info:
+            self._open_again()
+        info = self._info
         shown = {name: getattr(info, name) for name in ("model", "num_tokens", "rows", "bytes_per_row", "image_bytes")}
         return {**shown, "store": self.store.path.name}
 

@@ -242,7 +242,7 @@ class Worker:
 
     def _calls(self, jobs: Sequence[_CallJob]) -> None:
         for job in jobs:
-            self._each([job], lambda _, function=job.function: [function()])
+            self._each([job], lambda jobs: [job.function() for job in jobs])
 
     def _embed(self, jobs: Sequence[_EmbedJob]) -> None:
         def embed(jobs: Sequence[_EmbedJob]) -> list[Floats]:

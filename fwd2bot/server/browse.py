@@ -69,7 +69,8 @@ async def _vector(request: Request, at: Served, body: dict[str, Any]) -> Floats:
     given = one_of(body, ("query", "like", "image"))
     if given == "query":
         text = text_of(body, "query", longest=at.limits.letters)
-        return (await finished(request, at.worker.embed([text]), at.limits))[0]
+        vector: Floats = (await finished(request, at.worker.embed([text]), at.limits))[0]
+        return vector
     if given == "like":
         return await at.vector(request, await at.image(text_of(body, "like", longest=at.limits.body_bytes)))
     name = text_of(body, "image", longest=LONGEST_NAME)
@@ -115,5 +116,5 @@ async def _picture(at: Served, name: str) -> Image.Image | None:
 def _number(request: Request, name: str, default: int, *, least: int, most: int) -> int:
     """A whole number of the query. Raises RequestError where it is none, or not in these bounds."""
     text = request.query_params.get(name)
-    given: Any = text if text is None or not text.isdecimal() else int(text)
+    given: Any = int(text) if text is not None and text.isdecimal() and len(text) < 19 else text
     return number_of({name: given}, name, default, least=least, most=most)

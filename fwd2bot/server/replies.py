@@ -61,8 +61,8 @@ def as_request_error(error: Exception) -> RequestError:
     if isinstance(error, Fwd2BotError):
         return RequestError(500, str(error))
     if isinstance(error, HTTPException):
-        told = {404: "There is nothing at this address.", 405: "This address takes another method."}
-        return RequestError(error.status_code, told.get(error.status_code, error.detail))
+        known = {404: "There is nothing at this address.", 405: "This address takes another method."}
+        return RequestError(error.status_code, known.get(error.status_code, error.detail))
     return RequestError(500, f"A mistake of ours ({type(error).__name__}): please report what the server's log says.")
 
 
@@ -78,7 +78,10 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """The object in a request's body. Raises RequestError where it is none, or takes too long."""
     try:
         async with asyncio.timeout(limits.body_seconds):
-            value = json.loads(await request.body())
+            content = await request.body()
+        value = json.loads(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a letter that is written in two is no text
     except TimeoutError:
         raise RequestError(408, f"The body did not arrive within {limits.body_seconds:g} s.") from None
     except (ValueError, RecursionError):
@@ -93,7 +96,8 @@ async def finished(request: Request, future: "Future[Result]", limits: Limits) -
     waiting = asyncio.wrap_future(future)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({waiting, gone}, timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {waiting, gone}
+        await asyncio.wait(either, timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
         if gone.done():

@@ -5,6 +5,7 @@ Told to stop, it first refuses what is new (503, also at /health) and finishes w
 
 import errno
 import ipaddress
+import math
 import os
 import socket
 import time
@@ -38,7 +39,7 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None)  # of a name that nobody knows it is another kind of number
+        number = int(getattr(error, "errno", 0) or 0)  # of a name that nobody knows it is another kind of number
         reason = os.strerror(number) if number in errno.errorcode else getattr(error, "strerror", None) or str(error)
         raise InputError(f"{host} port {port} cannot be served on ({reason}): take another --host or --port.") from None
 
@@ -67,7 +68,7 @@ class Stoppable(uvicorn.Server):
         super().__init__(config)
         self._served = served
         self._began: Callable[[], None] = lambda: None
-        self._until = 0.0
+        self._until = math.inf
 
     def serve_on(self, listening: socket.socket, began: Callable[[], None] = lambda: None) -> None:
         """Serves until it is told to stop; calls `began` when it can be asked."""

@@ -86,7 +86,8 @@ class Served:
             assert image.vector is not None
             return image.vector
         _, vectors = await finished(request, self.worker.compress([image.image]), self.limits)
-        return vectors[0]
+        vector: Floats = vectors[0]
+        return vector
 
     def answer(
         self, image: Row | Picture, turns: Sequence[tuple[str, str | None]], max_new_tokens: int = 64, **options: Any
