@@ -71,9 +71,9 @@ def tiny_base(tmp_path_factory):
     return untrained_base(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; skips where there is none."""
+    """A headless Chromium; skips where there is none. As long as it is there, nobody else can run an event loop."""
     from contextlib import ExitStack
 
     from chromium import NoChromiumError, chromium
