@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "projector": ("model.multi_modal_projector",),
     "language": ("model.language_model", "lm_head"),
 }
+LONGEST = 4  # of a picture's sides the longer one, in shorter ones: what is beyond is cut off
 
 
 class Llava(nn.Module):
@@ -393,7 +394,7 @@ def _run_block(block: nn.Module, hidden: Tensor) -> Tensor:
 def _within_reason(image: Image.Image) -> Image.Image:
     """The centre of a very long picture: its shorter side is scaled up to the model's, and the ends are cut off."""
     width, height = image.size
-    side = 4 * min(width, height)
+    side = LONGEST * min(width, height)
     if max(width, height) <= side:
         return image
     left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fwd2bot import adapters, checkpoint, hub
 from fwd2bot.answering import RunningAnswers
+from fwd2bot.attended import View, view
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
 from fwd2bot.errors import InputError, ModelError
@@ -223,6 +224,17 @@ class Fwd2Bot:
     def running(self) -> RunningAnswers:
         """An empty batch of answers that questions join while others are being answered."""
         return RunningAnswers(self.compressor)
+
+    def attention(self, tokens: Any, question: str | None = None, picture: Image.Image | None = None) -> View:
+        """What an answer used of one row of tokens (K, D), and what these drew on in their picture.
+
+        question None: the caption's; picture None: only what the answer used.
+        Raises InputError as `answer`, and with a picture where the model does not compress by its language model.
+        """
+        asked = self.caption_question if question is None else question
+        (rows,) = self._rows(torch.as_tensor(tokens)[None])
+        (text,) = self.answer(rows[None], [asked])
+        return view(self.compressor, rows, asked, text, picture)
 
     @torch.inference_mode()
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:

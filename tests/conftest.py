@@ -69,3 +69,35 @@ def tiny_base(tmp_path_factory):
     from tiny_runs import untrained_base
 
     return untrained_base(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; skips where there is none. As long as it is there, nobody else can run an event loop."""
+    from contextlib import ExitStack
+
+    from chromium import NoChromiumError, chromium
+
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(chromium())
+        except NoChromiumError as error:
+            pytest.skip(str(error))
+        yield found
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(Canned(...), color_scheme="dark") -> the page of a fake server, loaded."""
+    from contextlib import ExitStack
+
+    from browser import opened
+    from fake_server import Canned, serving
+
+    with ExitStack() as stack:
+
+        def visit(canned=None, **options):
+            address = stack.enter_context(serving(canned or Canned()))
+            return stack.enter_context(opened(browser, address, **options))
+
+        yield visit

@@ -19,7 +19,6 @@ from fwd2bot.adapters import LowRank, StageLinear
 from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
-from fwd2bot.data.conversations import encode_conversation, template_named
 from fwd2bot.data.world import Scene, make_scene, questions
 from fwd2bot.data.world.scene import Thing
 from fwd2bot.errors import InputError
@@ -34,13 +33,10 @@ from fwd2bot.evaluation.analysis import (
     without,
 )
 from fwd2bot.evaluation.attended import (
-    answer_attention,
-    compression_attention,
     picture_figures,
     plain_llava,
     shown_things,
     spread,
-    watching,
 )
 from fwd2bot.evaluation.drawing import draw_norms, overlaid
 from fwd2bot.evaluation.world import pictures
@@ -117,92 +113,6 @@ def test_single_adapter_has_one_line_and_no_cosine() -> None:
 def test_norms_of_a_model_without_adapters_are_refused(plain: Fwd2Bot) -> None:
     with pytest.raises(InputError, match="no adapters in its language model"):
         change_norms(plain)
-
-
-def eager_attention(llava: Llava, rows: Tensor) -> Tensor:
-    """transformers' own weights, mean over heads: (T, D) -> (L, T, T)."""
-    language = llava.network.model.language_model
-    kept = language.config._attn_implementation
-    language.set_attn_implementation("eager")
-    found = language(inputs_embeds=rows[None], output_attentions=True).attentions
-    language.set_attn_implementation(kept)
-    return torch.stack([weights[0].mean(dim=0) for weights in found])
-
-
-def test_attention_of_an_answer_is_that_of_the_eager_kernel(plain: Fwd2Bot) -> None:
-    llava, config = plain.compressor.llava, plain.compressor.config
-    tokens = plain.compress(pictures(SCENES[:1]))[0]
-    found = answer_attention(plain, tokens, "a fox")
-    turns = [(config.caption_question, "a fox")]
-    ids = encode_conversation(llava.tokenizer, template_named(config.template), turns, has_image=True).ids
-    text, count = llava.embed(torch.tensor(ids)), len(tokens)
-    prompt = len(encode_conversation(llava.tokenizer, template_named(config.template), [(turns[0][0], None)], True).ids)
-    expected = eager_attention(llava, torch.cat([text[:1], tokens, text[1:]]))
-    expected = expected[:, prompt + count - 1 : len(ids) + count - 1, 1 : 1 + count]
-    assert found.shape == (2, len(ids) - prompt, count)
-    torch.testing.assert_close(found, expected)
-
-
-def test_attention_of_pass_1_is_that_of_the_eager_kernel() -> None:
-    model = Fwd2Bot(tiny_compressor(adapters="none", stir=False))
-    llava, compressor = model.compressor.llava, model.compressor
-    shown = pictures(SCENES)
-    found = compression_attention(model, shown)
-    assert found.shape == (2, 2, 4, 16)
-    for index in range(2):
-        visual = llava.visual_tokens(llava.pixels(shown))[index]
-        ids = llava.tokenizer(compressor.config.prompt, add_special_tokens=False)["input_ids"]
-        before, after = (llava.embed(torch.tensor(part)) for part in ([llava.tokenizer.bos_token_id], ids))
-        rows = torch.cat([before, visual, after, compressor.own_parameters()["summary_embeddings"]])
-        torch.testing.assert_close(found[index], eager_attention(llava, rows)[:, -4:, 1:17])
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_rows_that_ask_for_nothing_attend_to_all_alike(masked: bool) -> None:
-    """Queries of zero: row r sees r + 1 rows, each for 1 / (r + 1); the first is padding where there is a mask."""
-    llava = tiny_llava()
-    with torch.no_grad():
-        for layer in llava.network.get_submodule(LANGUAGE_LAYERS):
-            layer.self_attn.q_proj.weight.zero_()
-    rows = torch.randn(1, 5, llava.width)
-    mask = torch.tensor([[False, True, True, True, True]]) if masked else None
-    with watching(llava, slice(1, 5)) as layers:
-        llava.run(rows, mask)
-    expected = torch.ones(5, 5).tril()
-    expected[1:, 0] = not masked
-    expected = (expected / expected.sum(dim=1, keepdim=True))[1:]
-    for found in layers:
-        torch.testing.assert_close(found[0], expected)
-    assert len(layers) == 2
-
-
-def test_rows_sum_to_one_and_watching_leaves_nothing(model: Fwd2Bot) -> None:
-    pixels = model.compressor.llava.pixels(pictures(SCENES))
-    before = model.compressor.compress(pixels)
-    with watching(model.compressor.llava, slice(None)) as layers:
-        torch.testing.assert_close(model.compressor.compress(pixels), before)
-    assert [part.shape[1] == part.shape[2] for part in layers] == [True, True]
-    torch.testing.assert_close(layers[0].sum(-1), torch.ones(layers[0].shape[:2]))
-    model.compressor.compress(pixels)
-    assert len(layers) == 2
-
-
-def test_pass_1_attends_by_its_own_adapter() -> None:
-    """With the adapter of pass 1 on the queries taken away, the weights are others; that of pass 2 does not matter."""
-    model = Fwd2Bot(tiny_compressor())
-    found = [compression_attention(model, pictures(SCENES))]
-    first = model.compressor.llava.network.get_submodule(LANGUAGE_LAYERS)[0].self_attn.q_proj
-    for name in ("generate", "compress"):
-        with torch.no_grad():
-            first.low_ranks()[name].up.zero_()
-        found.append(compression_attention(model, pictures(SCENES)))
-    assert torch.equal(found[0], found[1])
-    assert not torch.allclose(found[1], found[2])
-
-
-def test_a_model_without_pass_1_is_told(plain: Fwd2Bot) -> None:
-    with pytest.raises(InputError, match="does not compress by its language model"):
-        compression_attention(plain, pictures(SCENES))
 
 
 def test_the_plain_llava_is_the_base_without_adapters(folder: Path) -> None:

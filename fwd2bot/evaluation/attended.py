@@ -1,31 +1,23 @@
-"""What a model attends to (Fig. 4): in pass 1, in pass 2, and the plain LLaVA that it was made of.
-
-The fused kernel gives no weights, so they are computed again beside it, for the rows that are asked for.
+"""Fig. 4 in figures: what both passes attend to, and the plain LLaVA that the model was made of.
 
 Shapes: B pictures, L layers of the language model, R rows that attend, V visual tokens, K summary tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fwd2bot.adapters import COMPRESS
-from fwd2bot.attention import taken, weights
+from fwd2bot.attended import answer_attention, compression_attention
 from fwd2bot.checkpoint import base_folder
-from fwd2bot.compressors.base import AnswerBatch
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
-from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.data.world import Scene
 from fwd2bot.data.world.patches import NOWHERE, patch_words
-from fwd2bot.errors import InputError
 from fwd2bot.evaluation.analysis import CAPTION_LENGTH
 from fwd2bot.evaluation.world import pictures
-from fwd2bot.llava import LANGUAGE_LAYERS, Llava
+from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, find_model
 
 
@@ -38,60 +30,6 @@ def plain_llava(model: Fwd2Bot) -> Fwd2Bot:
     llava = Llava.from_folder(base_folder(find_model(model.source)), model.compressor.llava.dtype)
     plain = make_compressor(llava, config).requires_grad_(False).eval().to(model.compressor.llava.device)
     return Fwd2Bot(plain, name=f"the base of {model.name}")
-
-
-@contextmanager
-def watching(llava: Llava, rows: slice) -> Iterator[list[Tensor]]:
-    """Within the block each layer of the language model adds what these rows attend to: (B, R, T), mean over heads."""
-    found: list[Tensor] = []
-
-    def look(layer: Any, inputs: tuple[Tensor], options: dict[str, Any]) -> None:
-        (hidden,) = inputs  # (B, T, D)
-        length = hidden.shape[1]
-        asked = torch.arange(length, device=hidden.device)[rows].expand(len(hidden), -1)
-        allowed = None
-        if options["attention_mask"] is not None:
-            allowed = taken(options["attention_mask"].expand(len(hidden), -1, -1, -1)[:, 0], asked)
-        elif options.get("is_causal", True):
-            allowed = torch.arange(length, device=hidden.device) <= asked[..., None]
-        normed, rope = layer.input_layernorm(hidden), options["position_embeddings"]
-        found.append(weights(layer.self_attn, normed, rows=asked, rope=rope, allowed=allowed))
-
-    layers = llava.network.get_submodule(LANGUAGE_LAYERS)
-    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.inference_mode()
-def compression_attention(model: Fwd2Bot, images: Sequence[Image.Image]) -> Tensor:
-    """What each summary token drew on in pass 1: (B, L, K, V). Raises InputError for a model without such a pass."""
-    compressor, llava = model.compressor, model.compressor.llava
-    if COMPRESS not in compressor.stages:
-        raise InputError(f"{model.name} does not compress by its language model, so there is nothing to watch there.")
-    with watching(llava, slice(-compressor.num_tokens, None)) as layers:
-        compressor.compress(llava.pixels(images))
-    return torch.stack(layers, dim=1)[..., 1 : 1 + llava.num_visual_tokens]  # BOS stands before the picture
-
-
-@torch.inference_mode()
-def answer_attention(model: Fwd2Bot, tokens: Tensor, text: str) -> Tensor:
-    """What the rows that gave a caption attended to among the picture's rows: tokens (K, D) -> (L, R, K).
-
-    `text` is what the model generated from them; each of its tokens, and the closing one, was given by one row.
-    """
-    compressor, llava = model.compressor, model.compressor.llava
-    config = compressor.config
-    turns = [(config.caption_question, text)]
-    encoded = encode_conversation(llava.tokenizer, template_named(config.template), turns, has_image=True)
-    position, count = encoded.image_position or 0, len(tokens)
-    first = next(index for index, label in enumerate(encoded.labels) if label != IGNORED) + count
-    with watching(llava, slice(first - 1, len(encoded.ids) + count - 1)) as layers:
-        compressor.answer_logits(tokens[None], AnswerBatch.collate([encoded], 0).to(tokens.device))
-    return torch.stack(layers, dim=1)[0, ..., position : position + count]
 
 
 def spread(shares: Tensor) -> Tensor:
@@ -142,9 +80,9 @@ def watched(model: Fwd2Bot, plain: Fwd2Bot, scenes: Sequence[Scene]) -> Iterator
     for index, scene in enumerate(scenes):
         yield Watched(
             scene=scene,
-            base=answer_attention(plain, visual[index], plain_texts[index]).cpu(),
-            pass_1=compression_attention(model, shown[index : index + 1])[0].cpu(),
-            pass_2=answer_attention(model, tokens[index], texts[index]).cpu(),
+            base=answer_attention(plain.compressor, visual[index], plain_texts[index]).cpu(),
+            pass_1=compression_attention(model.compressor, shown[index : index + 1])[0].cpu(),
+            pass_2=answer_attention(model.compressor, tokens[index], texts[index]).cpu(),
         )
 
 

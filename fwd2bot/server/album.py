@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError
-from fwd2bot.images import content_hash, decode, read_bytes
+from fwd2bot.images import Picture, content_hash, decode, read_bytes
 from fwd2bot.server.pictures import Folders, thumbnail
 from fwd2bot.server.replies import RequestError
 from fwd2bot.store import Row, Store
@@ -124,13 +124,18 @@ class Album:
         return found, self.store.images()[name][0]
 
 
-def shown_picture(file: tuple[Path, str], size: int) -> bytes:
-    """A JPEG of a file, no larger than so many pixels a side. Raises RequestError where its content has changed."""
+def opened_picture(file: tuple[Path, str]) -> Picture:
+    """The picture in a file that has this content hash. Raises RequestError where its content has changed."""
     path, key = file
     content = read_bytes(path)
     if content_hash(content) != key:
         raise RequestError(404, "The file has changed since it was compressed, so it is not shown.")
-    return thumbnail(decode(content, path.name), size)
+    return decode(content, path.name)
+
+
+def shown_picture(file: tuple[Path, str], size: int) -> bytes:
+    """A JPEG of a file, no larger than so many pixels a side. Raises RequestError as `opened_picture` does."""
+    return thumbnail(opened_picture(file), size)
 
 
 def one_of(body: dict[str, Any], names: Sequence[str]) -> str:

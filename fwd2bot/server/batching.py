@@ -23,6 +23,7 @@ from fwd2bot.errors import Fwd2BotError
 from fwd2bot.ingest import as_array
 
 if TYPE_CHECKING:
+    from fwd2bot.attended import View
     from fwd2bot.data.conversations import Encoded
 
 Floats = NDArray[np.float32]
@@ -55,6 +56,7 @@ class ServedModel(Model, Protocol):
     ) -> "Encoded": ...
     def running(self) -> Running: ...
     def count_tokens(self, text: str) -> int: ...
+    def attention(self, tokens: Any, question: str | None = None, picture: Image.Image | None = None) -> "View": ...
 
 
 class FullError(Exception):

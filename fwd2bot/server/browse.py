@@ -1,12 +1,16 @@
-"""The album's end points, which the page uses: images, pictures, search, captions."""
+"""The album's end points, which the page uses: images, pictures, search, captions, attention."""
 
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from fwd2bot.server.album import Floats, one_of, shown_picture
+from fwd2bot.errors import ImageError
+from fwd2bot.server.album import Floats, one_of, opened_picture, shown_picture
 from fwd2bot.server.pictures import THUMBNAIL
 from fwd2bot.server.replies import RequestError, finished, number_of, read_json, text_of, within
 from fwd2bot.server.served import Served, served
@@ -21,6 +25,7 @@ def routes() -> list[BaseRoute]:
         Route("/album/picture", picture, methods=["GET"]),
         Route("/album/search", search, methods=["POST"]),
         Route("/album/caption", caption, methods=["POST"]),
+        Route("/album/attention", attention, methods=["POST"]),
     ]
 
 
@@ -81,6 +86,31 @@ async def caption(request: Request) -> Response:
     future, _ = at.answer(row, [(at.model.caption_question, None)])
     answered = await finished(request, future, at.limits)
     return JSONResponse({"image": row.name, "caption": answered.text})
+
+
+async def attention(request: Request) -> Response:
+    """What an answer used of an image's row; and, where its picture is there, what the row's tokens drew on."""
+    at = served(request)
+    body = await read_json(request, at.limits)
+    name = text_of(body, "image", longest=LONGEST_NAME)
+    question = None if body.get("question") is None else text_of(body, "question", longest=at.limits.letters)
+    row = await within(at.limits, at.album.read(at.album.row, name))
+    picture = await _picture(at, row.name)
+    look = partial(at.model.attention, row.tokens, question, picture)
+    return JSONResponse(asdict(await finished(request, at.worker.call(look), at.limits)))
+
+
+async def _picture(at: Served, name: str) -> Image.Image | None:
+    """The picture of an image; None where its file is gone, has changed, or may not be shown."""
+    try:
+        file = await within(at.limits, at.album.read(at.album.picture_file, name))
+        return (await within(at.limits, at.album.decoded(opened_picture, file))).image
+    except ImageError:
+        return None
+    except RequestError as error:
+        if error.status != 404:
+            raise
+        return None
 
 
 def _number(request: Request, name: str, default: int, *, least: int, most: int) -> int:
