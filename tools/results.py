@@ -6,7 +6,7 @@ Our table, what was not run, and the paper's own table (results/paper.yaml). run
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from fwd2bot.evaluation.metrics import above_guessing
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs"))
-from cells import CELLS, RESULTS, result_path  # noqa: E402  # after the path to it
+from cells import CELLS, Figures, result_path, results  # noqa: E402  # after the path to it
 from tables import TABLES, Table  # noqa: E402
 
 DOCUMENT = ROOT / "docs/results.md"
 BASE = "identity"
 CREPE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
-Figures = dict[str, Any]
 Column = tuple[str, Callable[[Figures], float | None]]
 
 
@@ -89,13 +88,6 @@ def our_table(table: Table) -> str:
             lines.append(f"| `{cell}` | {count} | " + " | ".join(shown) + f" | {len(runs)} |")
     text = "\n".join(lines) if len(lines) > 2 else ""
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
-
-
-def results(name: str, count: int) -> Iterator[Figures]:
-    """The figures of a cell, by seed."""
-    for path in sorted((ROOT / RESULTS).glob(f"{name}-{count}-*.json")):
-        figures: Figures = json.loads(path.read_text("utf-8"))["figures"]
-        yield figures
 
 
 NONE = "–"
