@@ -10,7 +10,7 @@ was not run is not drawn, and is told. A method that cannot be stored, or search
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,21 +142,36 @@ def reference(part: str, figure: str, gallery: int) -> tuple[list[tuple[float, f
     return marks, f"JPEG files in the full model ({told['images']:,} scenes)"
 
 
-DRAWINGS = {"tokens": of_evidence, "tokens-bundled": of_the_bundled}
+DRAWINGS: dict[str, Callable[[], Drawing]] = {"tokens": of_evidence, "tokens-bundled": of_the_bundled}
 """By the name of the file."""
 
 
-def main() -> int:
+def draw() -> dict[str, str]:
+    """Draw what there is; gives what to say of each figure, with the figure where there is one."""
+    said = {}
     for name, gather in DRAWINGS.items():
         drawing = gather()
-        try:
-            if drawn := list(panels(drawing)):
-                draw_tradeoffs(drawn, FIGURES / f"{name}.svg")
-        except Fwd2BotError as error:
-            print(f"fwd2bot: {error}", file=sys.stderr)
-            return error.exit_code
-        words = f"not run: {', '.join(drawing.missing)}" if drawing.missing else "nothing is missing"
-        print(f"{name}.svg: {'drawn' if drawn else 'not drawn'}; {words}", file=sys.stderr)
+        drawn = list(panels(drawing))
+        if drawn:
+            draw_tradeoffs(drawn, FIGURES / f"{name}.svg")
+        said[name] = told(name, drawing, there=bool(drawn))
+    return said
+
+
+def told(name: str, drawing: Drawing, *, there: bool) -> str:
+    """What a document says of a figure."""
+    shown = f"![Accuracy against tokens, and against bytes stored an image](figures/{name}.svg)" if there else ""
+    lacking = f"Not run, so not drawn: {', '.join(drawing.missing)}." if drawing.missing else ""
+    return "\n\n".join(part for part in (shown, lacking) if part)
+
+
+def main() -> int:
+    try:
+        said = draw()
+    except Fwd2BotError as error:
+        print(f"fwd2bot: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n\n".join(f"{name}\n{words}" for name, words in said.items()))
     return 0
 
 

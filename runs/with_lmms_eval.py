@@ -4,7 +4,7 @@
 
 Tasks are runs/lmms_tasks/: lmms-eval's own prompt and metrics of POPE on the files that `fwd2bot world --benchmarks`
 writes. Figures of lmms-eval and of `fwd2bot evaluate --benchmarks pope` go to results/plugins/lmms_eval.json. The exit
-code is 1 where one differs. Of what lmms-eval asks for, only that is installed which it imports before it knows a model:
+code is 1 where one differs. Of what lmms-eval asks for only that is installed which it imports before it loads a model:
 the rest is for other models and tasks, and torchvision has no build that goes with the CPU build of torch.
 """
 

@@ -1,6 +1,7 @@
-"""Fill the tables of docs/results.md from results/evidence/*.json: `python tools/results.py`.
+"""Fill the tables of docs/results.md from results/evidence/*.json, and draw its plots: `python tools/results.py`.
 
-Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs.
+Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs;
+runs/fig_tokens.py draws.
 """
 
 import json
@@ -19,6 +20,7 @@ from fwd2bot.evaluation.metrics import above_guessing
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs"))
+import fig_tokens  # noqa: E402
 from cells import CELLS, Figures, result_path, results  # noqa: E402  # after the path to it
 from tables import TABLES, Table  # noqa: E402
 
@@ -128,6 +130,8 @@ def main() -> int:
     write_section(DOCUMENT, "methods", rivals())
     for number, table in TABLES.items():
         write_section(DOCUMENT, f"table-{number}", f"{our_table(table)}\n\n{paper_table(number)}")
+    for name, words in fig_tokens.draw().items():
+        write_section(DOCUMENT, f"figure-{name}", words)
     return 0
 
 
