@@ -2,10 +2,13 @@
 
     python runs/with_lmms_eval.py        # an environment of its own (250 MB), then 50 scenes: a minute on two cores
 
-Tasks are runs/lmms_tasks/: lmms-eval's own prompt and metrics of POPE on the files that `fwd2bot world --benchmarks`
-writes. Figures of lmms-eval and of `fwd2bot evaluate --benchmarks pope` go to results/plugins/lmms_eval.json. The exit
-code is 1 where one differs. Of what lmms-eval asks for only that is installed which it imports before it loads a model:
-the rest is for other models and tasks, and torchvision has no build that goes with the CPU build of torch.
+Tasks are runs/lmms_tasks/, on the files that `fwd2bot world --benchmarks` writes: POPE with lmms-eval's own prompt and
+metrics, and the same questions without the sentence behind them, which the world's models were not taught. Answers are
+compared with those of `fwd2bot evaluate --benchmarks pope`, to the letter, and metrics with those of `fwd2bot score` on
+the same answers. Both go to results/plugins/lmms_eval.json; the exit code is 1 where one differs.
+
+Of what lmms-eval asks for only that is installed which it imports before it loads a model: the rest is for other models
+and tasks, and torchvision has no build that goes with the CPU build of torch.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +27,13 @@ DATA, FOUND = WORK / "pope", WORK / "lmms_eval"
 RESULT = ROOT / "results/plugins/lmms_eval.json"
 ALONE = ("lmms-eval==0.7.3",)
 PACKAGES = (
-    "accelerate", "datasets", "dill", "evaluate", "jinja2", "loguru", "pytz", "sacrebleu", "tenacity", "tqdm",
+    "accelerate", "datasets", "dill", "evaluate", "jinja2", "loguru", "pytablewriter", "pytz", "sacrebleu", "tenacity",
+    "tqdm",
 )  # fmt: skip
-"""What lmms-eval imports before it knows a model."""
-KINDS = ("random", "popular", "adversarial")
-PAIRS = {
-    f"{kind}/{ours}": (f"world_pope_{kind}", f"pope_{theirs},none")
-    for kind in KINDS
-    for ours, theirs in (("accuracy", "accuracy"), ("f1", "f1_score"))
-}
-"""Our figure, and lmms-eval's task and figure."""
+"""What lmms-eval itself imports."""
+KINDS = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
+"""POPE's files, and what LLaVA adds to their ids."""
+FIGURES = {"accuracy": "pope_accuracy,none", "f1": "pope_f1_score,none"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,19 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     write_data(options.scenes)
     python = python_with("lmms_eval", PACKAGES, ALONE)
-    asked = (
-        "evaluate",
-        "--benchmarks",
-        "pope",
-        "--data",
-        WORK,
-        "--out",
-        WORK / f"ours-{options.scenes}-{options.tokens}",
-    )
-    (own,) = json.loads(
-        run_inside(python, "-m", "fwd2bot", *asked, "--model", options.model, "--tokens", options.tokens, "--json")
-    )
-    return compare(own, under_lmms_eval(python, options.model, options.tokens))
+    out = WORK / f"ours-{options.scenes}-{options.tokens}"
+    asked = ("evaluate", "--benchmarks", "pope", "--data", WORK, "--out", out, "--tokens", options.tokens)
+    (own,) = json.loads(run_inside(python, "-m", "fwd2bot", *asked, "--model", options.model, "--json"))
+    theirs = under_lmms_eval(python, options.model, options.tokens)
+    lines = map(json.loads, (out / "pope-test.jsonl").read_text("utf-8").splitlines())
+    answers = {int(line["question_id"]): line["text"] for line in lines}
+    scored = {way: score(python, way) for way in ("pope", "plain")}
+    return compare(own, theirs, answers, scored)
 
 
 def write_data(scenes: int) -> None:
@@ -75,29 +70,58 @@ def under_lmms_eval(python: Path, model: str, tokens: int) -> dict[str, Any]:
     told = run_inside(
         python, "-m", "lmms_eval",
         "--model", "fwd2bot", "--model_args", f"pretrained={model},num_tokens={tokens}",
-        "--tasks", ",".join(f"world_pope_{kind}" for kind in KINDS), "--include_path", ROOT / "runs/lmms_tasks",
-        "--batch_size", 32, "--output_path", FOUND,
+        "--tasks", ",".join(f"world_{way}_{kind}" for way in ("pope", "plain") for kind in KINDS),
+        "--include_path", ROOT / "runs/lmms_tasks", "--batch_size", 32, "--output_path", FOUND, "--log_samples",
     )  # fmt: skip
     print(told, file=sys.stderr)
-    (path,) = FOUND.rglob("*results.json")
+    (path,) = FOUND.rglob("*_results.json")
     figures: dict[str, Any] = json.loads(path.read_text("utf-8"))["results"]
     return figures
 
 
-def compare(own: dict[str, Any], theirs: dict[str, Any]) -> int:
-    """Both beside each other, printed and written; 1 where they differ."""
-    rows = {ours: (own["figures"][ours], 100 * theirs[task][figure]) for ours, (task, figure) in PAIRS.items()}
-    for name, (mine, found) in rows.items():
-        print(f"{name:22} ours {mine:7.3f}   lmms-eval {found:7.3f}")
-    farthest = max(abs(mine - found) for mine, found in rows.values())
-    told = {key: own[key] for key in ("model", "fingerprint", "num_tokens", "samples", "commit", "machine")}
-    figures = {"ours": own["figures"], "lmms_eval": {name: found for name, (_, found) in rows.items()}}
+def answers_of(way: str) -> dict[int, str]:
+    """What the model answered under lmms-eval, by LLaVA's ids."""
+    found = {}
+    for kind, more in KINDS.items():
+        (path,) = FOUND.rglob(f"*_samples_world_{way}_{kind}.jsonl")
+        questions = [json.loads(line) for line in (DATA / f"coco_pope_{kind}.json").read_text("utf-8").splitlines()]
+        for line in path.read_text("utf-8").splitlines():
+            sample = json.loads(line)
+            (answer,) = sample["filtered_resps"]
+            found[more + questions[sample["doc_id"]]["question_id"]] = answer
+    return found
+
+
+def score(python: Path, way: str) -> dict[str, float]:
+    """Our figures of those answers."""
+    path = FOUND / f"{way}.jsonl"
+    rows = [json.dumps({"question_id": key, "text": text}) for key, text in answers_of(way).items()]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    told = run_inside(python, "-m", "fwd2bot", "score", "pope", "--data", DATA, "--predictions", path, "--json")
+    figures: dict[str, float] = json.loads(told)["figures"]
+    return figures
+
+
+def compare(
+    own: dict[str, Any], theirs: dict[str, Any], answers: Mapping[int, str], scored: Mapping[str, Mapping[str, float]]
+) -> int:
+    """Answers and metrics beside each other, printed and written; 1 where they differ."""
+    same = sum(answers[key] == text for key, text in answers_of("pope").items())
+    print(f"{same} of {len(answers)} answers are those of fwd2bot evaluate")
+    rows = {
+        f"{kind}/{figure}": (scored["plain"][f"{kind}/{figure}"], 100 * theirs[f"world_plain_{kind}"][name])
+        for kind in KINDS
+        for figure, name in FIGURES.items()
+    }
+    for name, (ours, found) in rows.items():
+        print(f"{name:22} ours {ours:7.3f}   lmms-eval {found:7.3f}")
+    farthest = max(abs(ours - found) for ours, found in rows.values())
+    told = {key: own[key] for key in ("model", "fingerprint", "num_tokens", "commit", "machine")}
+    told |= {"version": ALONE[0], "answers": len(answers), "answers_alike": same, "farthest_apart": farthest}
+    figures = {who: {name: pair[at] for name, pair in rows.items()} for at, who in enumerate(("ours", "lmms_eval"))}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(
-        json.dumps({**told, "version": ALONE[0], **figures, "farthest_apart": farthest}, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    return int(farthest > 1e-6)
+    RESULT.write_text(json.dumps({**told, **figures}, indent=1) + "\n", encoding="utf-8")
+    return int(same < len(answers) or farthest > 1e-6)
 
 
 if __name__ == "__main__":
