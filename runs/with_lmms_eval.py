@@ -87,8 +87,7 @@ def answers_of(way: str) -> dict[int, str]:
         questions = [json.loads(line) for line in (DATA / f"coco_pope_{kind}.json").read_text("utf-8").splitlines()]
         for line in path.read_text("utf-8").splitlines():
             sample = json.loads(line)
-            (answer,) = sample["filtered_resps"]
-            found[more + questions[sample["doc_id"]]["question_id"]] = answer
+            found[more + questions[sample["doc_id"]]["question_id"]] = sample["filtered_resps"]
     return found
 
 
