@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -62,12 +61,8 @@ class Fwd2BotModule(InputModule):  # type: ignore[misc]  # untyped where it is n
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """`sentence_embedding` (N, D)."""
-        inputs: list[str | Image.Image] = features["inputs"]
-        vectors = np.empty((len(inputs), self.embedder.width), dtype=np.float32)
-        for kind, embed in ((str, self.embedder.embed_texts), (Image.Image, self.embedder.embed_images)):
-            places = [place for place, each in enumerate(inputs) if isinstance(each, kind)]
-            if places:
-                vectors[places] = embed([inputs[place] for place in places])  # type: ignore[arg-type]  # of one kind
+        inputs = features["inputs"]  # of one kind: sentence-transformers refuses others
+        vectors = (self.embedder.embed_texts if isinstance(inputs[0], str) else self.embedder.embed_images)(inputs)
         return {**features, "sentence_embedding": torch.from_numpy(vectors)}
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
