@@ -8,14 +8,18 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+import with_lmms_eval
+import with_mteb
 import yaml
 from PIL import Image
 from tiny import tiny_compressor
 
 from fwd2bot.checkpoint import save_model
 from fwd2bot.errors import InputError
+from fwd2bot.evaluation.metrics import recall_at
 from fwd2bot.model import load
 
 ROOT = Path(__file__).parent.parent
@@ -264,3 +268,41 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, plugin: str, 
     monkeypatch.setitem(sys.modules, needs, None)
     with pytest.raises(InputError, match=words):
         import_module(f"fwd2bot.plugins.{plugin}")
+
+
+# What the scripts that run the programs conclude.
+
+
+def test_equal_captions_are_counted_both_ways() -> None:
+    """Both texts are the first picture's; that of the second finds the wrong picture, and ties decide the rest."""
+    images, texts = np.eye(2, dtype=np.float32), np.array([[1, 0], [1, 0]], dtype=np.float32)
+    most = with_mteb.lucky(images, texts, np.array([0, 1]))
+    least = recall_at(images, texts, [0, 1])
+    assert (least["text_to_image_R@1"], most["text_to_image_R@1"]) == (50.0, 50.0)
+    assert (least["image_to_text_R@1"], most["image_to_text_R@1"]) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize(("found", "code"), [(0.88, 0), (0.9, 0), (0.92, 0), (0.86, 1), (0.94, 1)])
+def test_mteb_must_lie_between_both_of_our_figures(
+    found: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(with_mteb, "RESULT", tmp_path / "mteb.json")
+    keys = ("model", "fingerprint", "num_tokens", "images", "texts", "commit", "machine")
+    own = {**dict.fromkeys(keys, "x"), "figures": dict.fromkeys(with_mteb.PAIRS, 88.0)}
+    theirs: dict[str, Any] = dict.fromkeys(("version", "name", "revision"), "x")
+    for task, figure in with_mteb.PAIRS.values():
+        theirs.setdefault(task, {})[figure] = found
+    assert with_mteb.compare(own, dict.fromkeys(with_mteb.PAIRS, 92.0), theirs) == code
+
+
+@pytest.mark.parametrize(("text", "score", "code"), [("yes", 0.9, 0), ("no", 0.9, 1), ("yes", 0.8, 1)])
+def test_lmms_eval_must_give_our_answers_and_our_figures(
+    text: str, score: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(with_lmms_eval, "RESULT", tmp_path / "lmms_eval.json")
+    monkeypatch.setattr(with_lmms_eval, "answers_of", lambda way: {1: "yes"})
+    own = dict.fromkeys(("model", "fingerprint", "num_tokens", "commit", "machine"), "x")
+    figures = with_lmms_eval.FIGURES
+    theirs = {f"world_plain_{kind}": dict.fromkeys(figures.values(), score) for kind in with_lmms_eval.KINDS}
+    scored = {"plain": {f"{kind}/{figure}": 90.0 for kind in with_lmms_eval.KINDS for figure in figures}}
+    assert with_lmms_eval.compare(own, theirs, {1: text}, scored) == code

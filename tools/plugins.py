@@ -16,10 +16,12 @@ PROGRAMS = {"mteb": "MTEB", "lmms_eval": "lmms-eval"}
 
 
 def table(name: str) -> str:
-    """Figures of both, and what gave them."""
+    """Figures of each side, and what gave them."""
     told = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    lines = [f"| | ours | {PROGRAMS[name]} |", "| --- | ---: | ---: |"]
-    lines += [f"| {figure} | {ours:.3f} | {told[name][figure]:.3f} |" for figure, ours in told["ours"].items()]
+    sides = [side for side, figures in told.items() if isinstance(figures, dict)]
+    lines = ["| | " + " | ".join(PROGRAMS.get(side, side) for side in sides) + " |", "| --- |" + " ---: |" * len(sides)]
+    for figure in told["ours"]:
+        lines.append(f"| {figure} | " + " | ".join(f"{told[side][figure]:.3f}" for side in sides) + " |")
     alike = f" {told['answers_alike']} of {told['answers']} answers are alike." if "answers" in told else ""
     made = f"`{told['model']}` with {told['num_tokens']} tokens, `{told['version']}`, commit `{told['commit'][:7]}`."
     return "\n".join(lines) + f"\n\nPer cent.{alike} {made}"
