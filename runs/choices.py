@@ -1,6 +1,6 @@
 """Measure what the paper leaves open, one setting at a time against those of the bundled model.
 
-    python runs/choices.py               # 8 short trainings of about 8 minutes on two cores; resumable
+    python runs/choices.py               # 8 short trainings of about 4 minutes on two cores; resumable
 
 Each training is configs/emoji-world/fwd2bot.yaml with one setting changed and STEPS steps, on the same scenes in the
 same order. Figures on validation scenes go to results/world/choices.json; docs/log.md says what was concluded.
@@ -20,7 +20,7 @@ from fwd2bot.training.card import last_figures
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "work/choices"
 RESULT = ROOT / "results/world/choices.json"
-STEPS = 300
+STEPS = 150
 CHOICES: dict[str, dict[str, Any]] = {
     "as bundled": {},
     "temperature 0.02": {"temperature": 0.02},

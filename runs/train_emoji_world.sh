@@ -5,8 +5,8 @@
 #   runs/train_emoji_world.sh configs/emoji-world-gpu
 #
 # PYTHON names another Python that has fwd2bot. The figures to expect are those of README.md.
-# Minutes on two cores, with other work beside it: tower 18, language 18, projector 6, llava 36, fwd2bot 77, figures 15;
-# not yet run in full: fixed-16, fixed-4, average_pool-16, average_pool-4.
+# Minutes on two cores, with other work beside it: tower 18, language 18, projector 6, llava 36, fwd2bot 77, fixed-4 139,
+# average_pool-16 60, figures 15; not yet run in full: fixed-16, average_pool-4.
 # Killed and started again, it goes on where it was; a stage that is finished in work/ is not trained again, so remove
 # its folder there, and those of the stages after it, to train anew.
 set -euo pipefail
@@ -39,6 +39,7 @@ done
 
 echo "== bundle" >&2
 "$python" tools/bundle.py "$work/fwd2bot" emoji-world
+"$python" tools/bundle.py "$work/fixed-4" emoji-world-4 --base emoji-world
 
 echo "== figures" >&2
 mkdir -p "$figures" results/world
@@ -48,7 +49,7 @@ figure base llava $world --model "$work/llava"
 figure fwd2bot-16 fwd2bot $world --model emoji-world --tokens 16
 figure fwd2bot-4 fwd2bot $world --model emoji-world --tokens 4
 figure fixed-16 fixed-16 $world --model "$work/fixed-16"
-figure fixed-4 fixed-4 $world --model "$work/fixed-4"
+figure fixed-4 fixed-4 $world --model emoji-world-4
 figure average_pool-16 average_pool-16 $world --model "$work/average_pool-16"
 figure average_pool-4 average_pool-4 $world --model "$work/average_pool-4"
 cp "$figures"/*.json results/world/
@@ -56,6 +57,7 @@ cp "$figures"/*.json results/world/
 echo "== card, tables, transcript" >&2
 "$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world \
     results/world/{base,fwd2bot-16,fwd2bot-4,fixed-16,fixed-4,average_pool-16,average_pool-4,tower}.json
+"$python" -m fwd2bot.training.card fwd2bot/bundled/emoji-world-4 results/world/{base,fixed-4,fwd2bot-4,average_pool-4}.json
 "$python" tools/choices.py
 "$python" tools/scores.py
 "$python" tools/transcript.py

@@ -272,9 +272,9 @@ def test_scores_are_of_the_bundled_model():
     from fwd2bot.checkpoint import fingerprint
     from fwd2bot.model import BUNDLED
 
-    for name in ("fwd2bot-16", "fwd2bot-4"):
+    for name, model in (("fwd2bot-16", "emoji-world"), ("fwd2bot-4", "emoji-world"), ("fixed-4", "emoji-world-4")):
         result = json.loads((scores.RESULTS / f"{name}.json").read_text("utf-8"))
-        assert result["fingerprint"] == fingerprint(BUNDLED / "emoji-world"), f"take the figures of {name} again"
+        assert result["fingerprint"] == fingerprint(BUNDLED / model), f"take the figures of {name} again"
 
 
 def result(mean: float, blank: float, tokens: int, **figures: object) -> dict[str, object]:
@@ -336,17 +336,39 @@ def test_bundled_model_has_its_base_and_its_own_name(tmp_path):
 
     from fwd2bot.checkpoint import load_model, save_model
 
-    compressor = tiny_compressor()
+    models, compressor = tmp_path / "bundled", tiny_compressor()
     save_model(tmp_path / "trained", compressor)
     (tmp_path / "trained/README.md").write_text("---\nlicense: x\n---\n\n# trained\n\n# more\n")
     for _ in range(2):  # the second replaces the first
-        size = bundle.bundle(tmp_path / "trained", tmp_path / "small-world")
-    assert (tmp_path / "small-world/README.md").read_text() == "---\nlicense: x\n---\n\n# small-world\n\n# more\n"
+        size = bundle.bundle(tmp_path / "trained", models / "small-world")
+    assert (models / "small-world/README.md").read_text() == "---\nlicense: x\n---\n\n# small-world\n\n# more\n"
     assert 0 < size < sum(path.stat().st_size for path in (tmp_path / "trained").rglob("*") if path.is_file())
-    assert [path.name for path in tmp_path.glob("small-world*")] == ["small-world"]
-    again = load_model(tmp_path / "small-world")
+    assert [path.name for path in models.iterdir()] == ["small-world"]
+    again = load_model(models / "small-world")
     for name, parameter in compressor.named_parameters():
         assert np.allclose(parameter, again.get_parameter(name), rtol=1 / 128, atol=1e-6)
+
+
+def test_bundled_model_shares_the_base_that_it_was_trained_on_and_no_other(tmp_path):
+    import bundle
+    from tiny import tiny_compressor
+
+    from fwd2bot.checkpoint import load_model, save_model
+
+    models, other = tmp_path / "bundled", tiny_compressor()
+    for parameter in other.llava.network.parameters():
+        parameter.data += 0.1
+    for name, compressor in (("first", tiny_compressor()), ("second", tiny_compressor()), ("other", other)):
+        save_model(tmp_path / name, compressor)
+        (tmp_path / name / "README.md").write_text(f"# {name}\n")
+    first = bundle.bundle(tmp_path / "first", models / "large")
+    both = bundle.bundle(tmp_path / "second", models / "small", "large")
+    assert first < both < 2 * first
+    assert not (models / "small/base").exists()
+    assert load_model(models / "small").num_tokens == tiny_compressor().num_tokens
+    with pytest.raises(SystemExit, match="was trained on another base than that of large: bundle it whole"):
+        bundle.bundle(tmp_path / "other", models / "strange", "large")
+    assert {path.name for path in models.iterdir()} == {"large", "small"}
 
 
 def test_bundle_that_is_too_large_is_refused(tmp_path, monkeypatch):
