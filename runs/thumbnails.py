@@ -1,6 +1,6 @@
 """What the plain base makes of small JPEG files: points of reference for rows of as many bytes.
 
-    python runs/thumbnails.py        # 200 scenes, four sizes: six minutes on one core; the figures to results/
+    python runs/thumbnails.py        # 200 scenes, four sizes: seven minutes on one core
 
 Each size is a side in pixels: the picture is made so small, kept as a JPEG file, opened again and given to the base of
 a model with all of its visual tokens, which answers; for retrieval it is asked for one word.
