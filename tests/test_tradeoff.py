@@ -127,3 +127,11 @@ def test_thumbnails_are_measured_in_the_full_model() -> None:
     assert 0 <= small["figures"]["retrieval"][T2I] <= 100
     with pytest.raises(SystemExit):
         thumbnails.main(["--scenes", "3"])
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    path, made = tmp_path / "there.json", {"fingerprint": "a", "images": 2}
+    assert thumbnails.there(path, made) == {}
+    path.write_text(json.dumps({**made, "points": [{"side": 192, "bytes": 8000}]}))
+    assert thumbnails.there(path, made) == {192: {"side": 192, "bytes": 8000}}
+    assert thumbnails.there(path, {**made, "images": 4}) == {}
