@@ -12,7 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ IMAGES = 200
 BENCHMARKS = (("coco_captions", "test", ("--prompt", "Describe the image.")), ("sugarcrepe", "retrieval", ()))
 """Of methods that answer, and that embed text. LLaVA-1.5's own prompt is none that the world's models were taught."""
 GRID = (36, 16, 4)
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,13 @@ def write(name: str, count: int, seed: int, figures: dict[str, Any]) -> None:
 
 def result_path(name: str, count: int, seed: int) -> Path:
     return ROOT / RESULTS / f"{name}-{count}-{seed}.json"
+
+
+def results(name: str, count: int) -> Iterator[Figures]:
+    """The figures of a cell, by seed."""
+    for path in sorted((ROOT / RESULTS).glob(f"{name}-{count}-*.json")):
+        figures: Figures = json.loads(path.read_text("utf-8"))["figures"]
+        yield figures
 
 
 def run(*arguments: object) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cells as made
 import pytest
 import yaml
 from tiny import script
@@ -74,7 +75,7 @@ def test_a_cell_is_made_once(cells: ModuleType, tmp_path: Path, monkeypatch: pyt
 def test_tables_show_means_and_name_what_was_not_run(
     results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(made, "RESULTS", tmp_path)
     for seed, (mean, recall) in enumerate([(50.0, 20.0), (60.0, 30.0)]):
         figures = {"test": {"mean": mean, "reading": 90.0}, "retrieval": {"text_to_image_R@1": recall}}
         (tmp_path / f"fwd2bot-16-16-{seed}.json").write_text(json.dumps({"figures": figures}))
@@ -91,3 +92,7 @@ def test_the_document_is_what_the_results_say(results: ModuleType) -> None:
     for number, table in results.TABLES.items():
         expected = f"{results.our_table(table)}\n\n{results.paper_table(number)}".strip()
         assert read_section(results.DOCUMENT, f"table-{number}") == expected
+    for name, gather in results.fig_tokens.DRAWINGS.items():
+        drawing = gather()
+        told = results.fig_tokens.told(name, drawing, there=any(results.fig_tokens.panels(drawing)))
+        assert read_section(results.DOCUMENT, f"figure-{name}") == told

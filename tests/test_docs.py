@@ -8,6 +8,7 @@ from pathlib import Path
 
 import choices
 import numpy as np
+import plugins
 import pytest
 import scores
 import sections
@@ -128,6 +129,11 @@ def test_rivals_have_the_budget_of_fwd2bot(path):
 
 def test_choices_that_the_documents_tell_are_those_of_the_configuration():
     assert sections.read_section(TRAINING, "choices") == choices.choices(choices.CONFIG), "run `tools/choices.py`"
+
+
+def test_figures_of_other_programs_are_those_of_their_results():
+    for name in plugins.PROGRAMS:
+        assert sections.read_section(plugins.DOCUMENT, name) == plugins.table(name), "run `tools/plugins.py`"
 
 
 # Commands and code.

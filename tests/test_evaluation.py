@@ -21,7 +21,16 @@ from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.evaluation.embedders import as_embedder
-from fwd2bot.evaluation.world import answer_scores, evaluate, gallery, main, pictures, retrieval_scores, scene_vectors
+from fwd2bot.evaluation.world import (
+    answer_scores,
+    blanks,
+    evaluate,
+    gallery,
+    main,
+    pictures,
+    retrieval_scores,
+    scene_vectors,
+)
 from fwd2bot.model import Fwd2Bot
 
 KNOWN = {*object_names(), SIGN}
@@ -74,7 +83,7 @@ def test_an_all_knowing_model_scores_100_across_batches() -> None:
 def test_blank_pictures_show_nothing_of_the_scene() -> None:
     scenes = [make_scene("test", index) for index in range(60)]
     oracle: Any = Oracle(scenes)
-    scores = answer_scores(oracle, scenes, blank=True)
+    scores = answer_scores(oracle, scenes, show=blanks)
     assert 20 < scores["exist"] < 80
     assert scores["where"] == scores["count_all"] == scores["reading"] == 0.0
 

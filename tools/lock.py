@@ -1,6 +1,6 @@
 """Write the lock files anew: `python tools/lock.py` (needs uv, and the public package index).
 
-requirements/run.txt        what fwd2bot needs, but for torch
+requirements/run.txt        what fwd2bot needs, to serve, too, but for torch
 requirements/dev.txt        what the checks and tests need beyond that
 requirements/torch.txt      torch as the package index has it, with the CUDA libraries it needs on Linux
 requirements/torch-cpu.txt  torch for Linux without a GPU; written by hand, for that build's index gives no hashes here
@@ -41,7 +41,7 @@ def main(options: list[str]) -> None:
         wanted = resolve(everything, "--extra", "dev", *options)
         needed = Path(folder, "needed.txt")
         needed.write_text(everything.read_text())
-        run = resolve(needed).keys()
+        run = resolve(needed, "--extra", "serve").keys()
     cuda = {name: lines.replace(" \\", " ; sys_platform == 'linux' \\", 1) for name, lines in wanted.items()
             if CUDA.fullmatch(name)}  # fmt: skip
     files = {

@@ -1,12 +1,13 @@
-"""Fill the tables of docs/results.md from results/evidence/*.json: `python tools/results.py`.
+"""Fill the tables of docs/results.md from results/evidence/*.json, and draw its plots: `python tools/results.py`.
 
-Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs.
+Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs;
+runs/fig_tokens.py draws.
 """
 
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from fwd2bot.evaluation.metrics import above_guessing
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs"))
-from cells import CELLS, RESULTS, result_path  # noqa: E402  # after the path to it
+import fig_tokens  # noqa: E402
+from cells import CELLS, Figures, result_path, results  # noqa: E402  # after the path to it
 from tables import TABLES, Table  # noqa: E402
 
 DOCUMENT = ROOT / "docs/results.md"
 BASE = "identity"
 CREPE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
-Figures = dict[str, Any]
 Column = tuple[str, Callable[[Figures], float | None]]
 
 
@@ -91,13 +92,6 @@ def our_table(table: Table) -> str:
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
 
 
-def results(name: str, count: int) -> Iterator[Figures]:
-    """The figures of a cell, by seed."""
-    for path in sorted((ROOT / RESULTS).glob(f"{name}-{count}-*.json")):
-        figures: Figures = json.loads(path.read_text("utf-8"))["figures"]
-        yield figures
-
-
 NONE = "–"
 
 
@@ -136,6 +130,8 @@ def main() -> int:
     write_section(DOCUMENT, "methods", rivals())
     for number, table in TABLES.items():
         write_section(DOCUMENT, f"table-{number}", f"{our_table(table)}\n\n{paper_table(number)}")
+    for name, words in fig_tokens.draw().items():
+        write_section(DOCUMENT, f"figure-{name}", words)
     return 0
 
 

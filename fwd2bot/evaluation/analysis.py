@@ -17,7 +17,7 @@ from fwd2bot.data.world.language import NUMBERS, plural
 from fwd2bot.data.world.scene import SIGN
 from fwd2bot.data.world.sprites import object_names
 from fwd2bot.errors import InputError
-from fwd2bot.evaluation.world import answer_scores, pictures
+from fwd2bot.evaluation.world import answer_scores, blanks, pictures
 from fwd2bot.llava import LANGUAGE_LAYERS
 from fwd2bot.model import Fwd2Bot
 
@@ -142,7 +142,7 @@ def hidden_scores(model: Fwd2Bot, scenes: Sequence[Scene]) -> dict[str, Any]:
     return {
         "none": answer_scores(model, scenes),
         "groups": groups,
-        "blank": answer_scores(model, scenes, blank=True),
+        "blank": answer_scores(model, scenes, show=blanks),
     }
 
 

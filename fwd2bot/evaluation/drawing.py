@@ -67,12 +67,12 @@ def draw_norms(models: dict[str, dict[str, Any]], out: Path) -> None:
 def _curves(axes: Any, lines: dict[str, list[float]], title: str, unit: str) -> None:
     for colour, (name, values) in zip(_COLOURS, lines.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, color=colour, label=name)
-    _dress(axes, title, "layer of the language model", unit)
+    dress(axes, title, "layer of the language model", unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8)
 
 
-def _dress(axes: Any, title: str, across: str, up: str) -> None:
+def dress(axes: Any, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
@@ -189,7 +189,7 @@ def draw_captions(
             axes.annotate(f"{row[name]:.0f}", (place, row[name]), (0, 6), textcoords="offset points", fontsize=8)
         axes.set_xticks(range(len(tokens)), [str(count) for count in tokens])
         axes.set_ylim(0, 105)
-        _dress(axes, title, "summary tokens (hollow: a number that was never trained)", "%")
+        dress(axes, title, "summary tokens (hollow: a number that was never trained)", "%")
     save(figure, out)
 
 
@@ -214,5 +214,5 @@ def draw_hidden(scores: dict[str, Any], out: Path) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 118)
     axes.legend(fontsize=8, loc="upper right", ncols=2)
-    _dress(axes, "Mean score with summary tokens hidden", "hidden tokens", "right answers, %, mean over kinds")
+    dress(axes, "Mean score with summary tokens hidden", "hidden tokens", "right answers, %, mean over kinds")
     save(figure, out)

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,29 @@ def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
     return [Image.fromarray(render(scene, size=PICTURE)) for scene in scenes]
 
 
+def blanks(scenes: Sequence[Scene]) -> list[Image.Image]:
+    """A grey picture for each: what can be guessed."""
+    return [BLANK] * len(scenes)
+
+
 def answer_scores(
     model: Fwd2Bot,
     scenes: Sequence[Scene],
     num_tokens: int | None = None,
     *,
-    blank: bool = False,
+    show: Callable[[Sequence[Scene]], list[Image.Image]] = pictures,
     keep: Sequence[bool] | None = None,
 ) -> dict[str, float]:
     """Exact match by kind of question, in per cent, one question at a time, and the mean over kinds.
 
-    `blank` shows a grey picture instead: what can be guessed. `keep` (K) hides the other tokens.
+    `show` makes the pictures of the scenes. `keep` (K) hides the other tokens.
     """
     hits: dict[str, list[bool]] = {}
     for first in range(0, len(scenes), 100):
         part = scenes[first : first + 100]
-        shown = [BLANK] * len(part) if blank else pictures(part)
         asked = [(row, question) for row, scene in enumerate(part) for question in questions(scene)]
         texts = [question.text for _, question in asked]
-        rows_for = model.compress_for_questions(shown, num_tokens)
+        rows_for = model.compress_for_questions(show(part), num_tokens)
         answers = model.answer(rows_for([row for row, _ in asked], texts), texts, keep=keep)
         for (_, question), answer in zip(asked, answers, strict=True):
             hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
@@ -108,7 +112,7 @@ def _answer_figures(model: Fwd2Bot, num_tokens: int | None, images: int) -> dict
     return {
         "test": answer_scores(model, test, num_tokens),
         "composition": answer_scores(model, unseen, num_tokens),
-        "blank": answer_scores(model, test, num_tokens, blank=True),
+        "blank": answer_scores(model, test, num_tokens, show=blanks),
     }
 
 
