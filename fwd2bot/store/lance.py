@@ -20,12 +20,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fwd2bot.errors import Fwd2BotError, StoreError
-from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
+from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
+from fwd2bot.store.quantise import Bytes
 
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
-_OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
+_OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "vector_quantisation"]
+_OF_HEADER += ["bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "width", "height"]
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
@@ -166,7 +168,7 @@ class LanceStore(Store):
             table = self._dataset.take(offsets, columns=[*_FIGURES, "tokens", "vector"])
             figures = table.select(_FIGURES).to_pylist()
             tokens = table["tokens"].to_pylist()
-            vectors = _matrix(table["vector"].combine_chunks(), self.header.width)
+            vectors = self._decoded(table["vector"])
         return [
             (
                 Row(
@@ -186,9 +188,31 @@ class LanceStore(Store):
         with _translated(self.path, "read"):
             for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
                 names = [min(names, default="") for names in batch["names"].to_pylist()]
-                vectors = _matrix(batch["vector"], self.header.width)
+                vectors = self._decoded(batch["vector"])
                 named = np.array([name != "" for name in names], dtype=bool)
                 yield [name for name in names if name], vectors if named.all() else vectors[named]
+
+    def _version(self) -> object:
+        return self._dataset.version
+
+    def _codes(self) -> Iterator[tuple[Places, Bytes]]:
+        first = 0
+        with _translated(self.path, "read"):
+            for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
+                named = np.flatnonzero(batch["names"].value_lengths().to_numpy(zero_copy_only=False))
+                yield named + first, _fixed(batch["vector"])[named]
+                first += len(batch)
+
+    def _vectors_at(self, places: Places) -> Floats:
+        with _translated(self.path, "read"):
+            return self._decoded(self._dataset.take(places, columns=["vector"])["vector"])
+
+    def _names_at(self, places: Places) -> list[str]:
+        with _translated(self.path, "read"):
+            return [min(names) for names in self._dataset.take(places, columns=["names"])["names"].to_pylist()]
+
+    def _decoded(self, column: Any) -> Floats:
+        return self.header.vector_quantiser.decode(_fixed(column))
 
     # The index: what add() and find() need of all rows, read once and then kept up.
 
@@ -255,10 +279,10 @@ class LanceStore(Store):
         return [(row, names[key]) for key, row in new.items() if names[key]], renamed
 
     def _table(self, new: list[_New]) -> pa.Table:
-        quantiser, width = self.header.quantiser, self.header.width
-        tokens = [quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
+        tokens = [self.header.quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
         vectors = [row.vector for row, _ in new if row.vector is not None]
-        flat = np.concatenate(vectors) if vectors else np.zeros(0, dtype=np.float32)
+        flat = np.stack(vectors) if vectors else np.zeros((0, self.header.width), dtype=np.float32)
+        codes = self.header.vector_quantiser.encode(flat)
         columns = {
             "hash": [bytes.fromhex(row.hash) for row, _ in new],
             "names": [list(names) for _, names in new],
@@ -267,7 +291,7 @@ class LanceStore(Store):
             "width": [row.width for row, _ in new],
             "height": [row.height for row, _ in new],
             "tokens": tokens,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width),
+            "vector": [code.tobytes() for code in codes],
             "time": [int(time.time())] * len(new),
         }
         return pa.table(columns, schema=_schema(self.header))
@@ -294,7 +318,7 @@ def _schema(header: Header) -> pa.Schema:
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("tokens", pa.binary(size)),  # token by token, as the quantiser writes one
-        ("vector", pa.list_(pa.float32(), header.width)),
+        ("vector", pa.binary(header.vector_quantiser.token_bytes(header.width))),
         ("time", pa.int64()),  # seconds since 1970
     ]
     return pa.schema(fields, metadata={HEADER_KEY: header.to_json().encode()})
@@ -310,8 +334,12 @@ def _uri(path: Path) -> str:
     return str(path.absolute())
 
 
-def _matrix(lists: Any, width: int) -> Floats:
-    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
+def _fixed(column: Any) -> Bytes:
+    """(n, bytes) of a column of as many bytes a row."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    size = column.type.byte_width
+    content = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)
+    return content[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
 
 
 @contextmanager
