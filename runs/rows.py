@@ -2,10 +2,10 @@
 
     python runs/rows.py        # a quarter of an hour on two cores; writes results/rows.json
 
-Expected: int2 tokens answer as well as float32, binary ones some points worse. Tokens and vectors are computed once, then
-each quantiser encodes and decodes them as a store does; questions are answered from what comes back. Retrieval is text
-to image and back among scenes of which half are near duplicates of the other half. `tools/store_tables.py` makes the
-table of docs/store.md from it.
+Expected: int2 tokens answer as well as float32, binary ones some points worse. Tokens and vectors are computed once,
+then each quantiser encodes and decodes them as a store does; questions are answered from what comes back. Retrieval is
+text to image and back among scenes of which half are near duplicates of the other half. `tools/store_tables.py` makes
+the table of docs/store.md from it.
 """
 
 import argparse

@@ -113,20 +113,13 @@ def test_rotation_keeps_dot_products_and_turns_back(width: int) -> None:
 
 def test_rotation_is_this_one_for_ever() -> None:
     """Signs of SHAKE-256 of "fwd2bot", then Hadamard's matrix: a change makes every store unreadable."""
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(b"fwd2bot").digest(1), dtype=np.uint8))
+    signs = 1 - 2.0 * np.unpackbits(np.frombuffer(hashlib.shake_256(b"fwd2bot").digest(1), dtype=np.uint8))
     matrix = np.array([[1, 1], [1, -1]])
     hadamard = np.kron(matrix, matrix) / 2
-    token = np.array([1.0, 2.0, -3.0, 0.5], dtype=np.float32)
-    assert rotate(token) == pytest.approx(hadamard @ (token * (1 - 2.0 * bits[:4])))
-    twelve = np.arange(12, dtype=np.float32)
-    assert rotate(twelve).reshape(3, 4)[1] == pytest.approx(
-        hadamard @ (twelve[4:8] * [1 - 2.0 * bit for bit in signs_of(12)[4:8]])
-    )
-
-
-def signs_of(width: int) -> list[int]:
-    content = hashlib.shake_256(b"fwd2bot").digest(2)
-    return [content[i // 8] >> (7 - i % 8) & 1 for i in range(width)]
+    token = np.array([1.0, 2.0, -3.0, 0.5, 4.0, -1.0], dtype=np.float32)
+    assert rotate(token[:4]) == pytest.approx(hadamard @ (token[:4] * signs[:4]))
+    once = np.concatenate([token[:2], hadamard @ (token[2:] * signs[:4])])
+    assert rotate(token) == pytest.approx(np.concatenate([hadamard @ (once[:4] * signs[4:]), once[4:]]))
 
 
 def test_bf16_rounds_to_the_nearest_and_ties_to_even() -> None:
