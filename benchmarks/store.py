@@ -17,10 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def search(path: Path, rows: int) -> dict[str, float]:
     store, began = Store.open(path), time.perf_counter()
     store.search(asked[0], TOP)
     first = time.perf_counter() - began
-    times = np.array([_seconds(lambda: store.search(query, TOP)) for query in asked])
+    times = np.array([_seconds(partial(store.search, query, TOP)) for query in asked])
     memory = _peak()
     found = [{name for name, _ in store.search(query, TOP)} for query in asked[:CHECKED]]
     began = time.perf_counter()
@@ -119,13 +119,13 @@ def search(path: Path, rows: int) -> dict[str, float]:
         "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
         "exact_ms": 1e3 * exact,
         "recall": float(np.mean(hits)),
-        "first_get_s": _seconds(lambda: other.get(chosen[:1])),
-        "get_ms": 1e3 * float(np.median([_seconds(lambda: other.get([one])) for one in chosen[1:]])),
+        "first_get_s": _seconds(partial(other.get, chosen[:1])),
+        "get_ms": 1e3 * float(np.median([_seconds(partial(other.get, [one])) for one in chosen[1:]])),
         "search_memory_mb": memory,
     }
 
 
-def _seconds(job: Any) -> float:
+def _seconds(job: Callable[[], object]) -> float:
     began = time.perf_counter()
     job()
     return time.perf_counter() - began

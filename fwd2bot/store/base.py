@@ -7,17 +7,16 @@ that was changed under its name is a new row, to which the name moves.
 import difflib
 import json
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError
+from fwd2bot.store.names import Names
 from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes, Quantiser, quantiser
 from fwd2bot.store.sketches import Sketches
 
@@ -210,6 +209,10 @@ class Store(ABC):
         """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
 
     @abstractmethod
+    def _lookup(self) -> Names:
+        """Where the row of each name is, in this version."""
+
+    @abstractmethod
     def _version(self) -> object:
         """Changes whenever the rows, or the places where they are, may have changed."""
 
@@ -238,7 +241,7 @@ class Store(ABC):
 
     def names(self) -> list[str]:
         """Names of all images, sorted."""
-        return list(self.images())
+        return self._lookup().all()
 
     def find(self, image: str) -> str:
         """The name of an image, which may be asked for by its name or by any end of its path.
@@ -247,11 +250,10 @@ class Store(ABC):
         """
         asked = PurePosixPath(image.strip()).as_posix()
         for name in (image, asked):
-            if name in self.images():
+            if self._lookup().place(name) is not None:
                 return name
         ending = "/" + asked.removeprefix("/")
-        paths = self._by_last_part[PurePosixPath(asked).name]
-        found = {key: name for name, key, path in paths if path.endswith(ending)}  # one a content
+        found = self._lookup().ending(ending)  # one a content
         if len(found) == 1:
             return next(iter(found.values()))
         if found:
@@ -332,19 +334,13 @@ class Store(ABC):
         return self._sketches[1]
 
     def _suggestion(self, asked: str) -> str:
-        names = self.names()
-        if not names:
+        names = self._lookup()
+        if not len(names):
             return ", which is empty: add images with `fwd2bot compress`."
-        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-        return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}."
-
-    @cached_property
-    def _by_last_part(self) -> dict[str, list[tuple[str, str, str]]]:
-        """Last part of the path -> (name, content hash, path with / before it)."""
-        found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-        for name, (key, path) in self.images().items():
-            found[PurePosixPath(path).name].append((name, key, "/" + path.removeprefix("/")))
-        return found
+        near = difflib.get_close_matches(asked, names.near(asked), n=1, cutoff=0.5)
+        return (
+            f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names.first!r}."
+        )
 
 
 def short(fingerprint: str) -> str:

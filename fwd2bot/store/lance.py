@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fwd2bot.errors import Fwd2BotError, StoreError
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
+from fwd2bot.store.names import Names
 from fwd2bot.store.quantise import Bytes
 
 HEADER_KEY = b"fwd2bot"
@@ -98,9 +99,17 @@ class LanceStore(Store):
         self._owners: dict[str, str] = {}  # name -> content hash
         self._sorted: dict[str, tuple[str, str]] | None = None
         self._depth = 0
+        self._found: tuple[object, Names] | None = None  # of which version
 
     def __len__(self) -> int:
-        return sum(1 for entry in self._index().values() if entry.names)
+        return self._lookup().rows
+
+    def _lookup(self) -> Names:
+        version = self._version()
+        if self._found is None or self._found[0] != version:
+            with _translated(self.path, "read"):
+                self._found = (version, Names(self._dataset.to_table(columns=["names", "paths"])))
+        return self._found[1]
 
     def images(self) -> dict[str, tuple[str, str]]:
         index = self._index()
@@ -160,12 +169,14 @@ class LanceStore(Store):
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
-        index, images = self._index(), self.images()
         if not names:
             return []
+        places = [self._lookup().place(name) for name in names]
         with _translated(self.path, "read"):
-            offsets = [index[images[name][0]].offset for name in names]
-            table = self._dataset.take(offsets, columns=[*_FIGURES, "tokens", "vector"])
+            table = self._dataset.take(places, columns=["hash", "names", "paths", *_FIGURES, "tokens", "vector"])
+            keys = [key.hex() for key in table["hash"].to_pylist()]
+            named = zip(table["names"].to_pylist(), table["paths"].to_pylist(), strict=True)
+            paths = [dict(zip(*pair, strict=True)) for pair in named]
             figures = table.select(_FIGURES).to_pylist()
             tokens = table["tokens"].to_pylist()
             vectors = self._decoded(table["vector"])
@@ -173,8 +184,8 @@ class LanceStore(Store):
             (
                 Row(
                     name=name,
-                    hash=images[name][0],
-                    path=images[name][1],
+                    hash=keys[i],
+                    path=paths[i][name],
                     fingerprint=self.header.fingerprint,
                     vector=vectors[i],
                     **figures[i],
@@ -232,13 +243,11 @@ class LanceStore(Store):
             entries[key] = _Entry(offset, names)
             self._owners.update(dict.fromkeys(names, key))
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
 
     def _forget(self) -> None:
         self._dataset = lance.dataset(_uri(self.path))
         self._entries = None
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
 
     def _refresh(self) -> None:
         """Take in what others have committed."""
