@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.data.world import Scene, captions, make_scene, questions
-from fwd2bot.evaluation.world import gallery, kind_scores, pictures, retrieval_scores, write_result
+from fwd2bot.data.world import Scene, make_scene, questions
+from fwd2bot.evaluation.embedders import as_embedder
+from fwd2bot.evaluation.world import gallery, kind_scores, pictures, retrieval_scores, scene_vectors, write_result
 from fwd2bot.model import Fwd2Bot, load
 from fwd2bot.provenance import provenance
 from fwd2bot.store.quantise import QUANTISERS
@@ -107,9 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     model = load(options.model)
     scenes, searched = [make_scene("test", index) for index in range(options.scenes)], gallery(options.gallery)
-    images = model.embed(compressed(model, searched)).cpu().numpy()
-    texts = model.embed([text for scene in searched for text in captions(scene)]).cpu().numpy()
-    found = figures(model, scenes, compressed(model, scenes), images, texts)
+    found = figures(model, scenes, compressed(model, scenes), *scene_vectors(as_embedder(model), searched))
     result = {
         "model": model.name,
         "fingerprint": model.fingerprint,

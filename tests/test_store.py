@@ -10,6 +10,7 @@ from store_rows import TOKENS, WIDTH, assert_holds, make_row, name_only, new_sto
 
 from fwd2bot.errors import InputError, StoreError
 from fwd2bot.store import Store
+from fwd2bot.store import lance as lance_store
 
 # Rows in, rows out.
 
@@ -236,3 +237,18 @@ def test_info_counts_bytes_as_they_are_stored(store: Store) -> None:
     assert info.image_bytes == 300 * 1000
     assert info.disk_bytes > 300 * info.bytes_per_row
     assert (info.model, info.fingerprint) == ("fake", "f" * 64)
+
+
+def test_a_store_of_many_commits_becomes_few_files_with_rows_in_their_places(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance_store, "COMMITS", 4)
+    monkeypatch.setattr(lance_store, "FILE_BYTES", 5 * store.header.bytes_per_row)
+    for step in range(9):
+        store.add([make_row(f"{step}-{i}", f"c{(7 * step + i) % 30}") for i in range(3)])
+        assert_holds(store, f"{step}-1", f"c{(7 * step + 1) % 30}")
+    assert len(list((store.path / "data").iterdir())) < 9
+    for opened in (store, Store.open(store.path)):
+        for step in range(9):
+            for i in range(3):
+                assert_holds(opened, f"{step}-{i}", f"c{(7 * step + i) % 30}")

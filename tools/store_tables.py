@@ -42,8 +42,8 @@ def rows_section(result: dict[str, Any]) -> str:
     in_bf16 = _default_row(found, {"token": "bf16", "vector": "bf16"}, "7B")
     file, small = (f"{result['files'][kind]:,.0f}" for kind in ("JPEG", "thumbnail"))
     return "\n".join(lines) + (
-        f"\n\nA row with both defaults takes {row:,} bytes; its picture {file} as a JPEG, a thumbnail of it of half the "
-        f"side {small}.\nAt the width of a 7B model a row takes {large:,} bytes; in bf16 it would be {in_bf16:,}.\n"
+        f"\n\nA row with both defaults takes {row:,} bytes; its picture {file} as a JPEG, a thumbnail of half its side "
+        f"{small}.\nAt the width of a 7B model a row takes {large:,} bytes; in bf16 it would be {in_bf16:,}.\n"
         f"`python runs/{result['command']}`, commit `{result['commit'][:7]}`; {result['scenes']:,} scenes asked about, "
         f"{result['gallery']:,} searched."
     )

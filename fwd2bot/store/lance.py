@@ -26,6 +26,10 @@ from fwd2bot.store.quantise import Bytes
 
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
+FILE_BYTES = 64 * 2**20
+"""Of rows in a file, once the store is tidied."""
+COMMITS = 256
+"""After so many a store tidies itself."""
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
 _OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "vector_quantisation"]
 _OF_HEADER += ["bytes_per_row", "format"]
@@ -99,6 +103,7 @@ class LanceStore(Store):
         self._owners: dict[str, str] = {}  # name -> content hash
         self._sorted: dict[str, tuple[str, str]] | None = None
         self._depth = 0
+        self._commits = 0
         self._found: tuple[object, Names] | None = None  # of which version
 
     def __len__(self) -> int:
@@ -159,12 +164,19 @@ class LanceStore(Store):
                 first = int(self._dataset.count_rows())
                 self._dataset = lance.write_dataset(self._table(new), self._dataset, mode="append")
                 self._remember(((row.hash, names) for row, names in new), first)
+            self._commits += 1
+            if self._commits % COMMITS == 0:
+                self.tidy()
 
     def tidy(self) -> None:
         with self.writing(), _translated(self.path, "written"):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
+            # A commit makes a file: small ones become one, in their order, so that places stay as they are.
+            rows = max(1, FILE_BYTES // self.header.bytes_per_row)
+            self._dataset.optimize.compact_files(target_rows_per_fragment=rows)
+            self._dataset = lance.dataset(_uri(self.path))
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
 
