@@ -118,7 +118,7 @@ class Store(ABC):
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
         self.header = header
-        self._sketches: tuple[object, Sketches] | None = None  # of which version of the store
+        self._sketches: tuple[object, Sketches | None] | None = None  # of which version
 
     @staticmethod
     def open(path: str | Path) -> "Store":
@@ -324,13 +324,13 @@ class Store(ABC):
 
     def _sketched(self) -> Sketches | None:
         """Sketches of all rows, made once for a version; None where there are few rows, or more than memory is for."""
-        count = len(self)
-        if count < SKETCHED_FROM or not Sketches.fit(count, self.header.width):
-            return None
         version = self._version()
         if self._sketches is None or self._sketches[0] != version:
-            signs = ((places, self.header.vector_quantiser.signs(codes)) for places, codes in self._codes())
-            self._sketches = (version, Sketches(signs, count, self.header.width))
+            count, made = len(self), None
+            if count >= SKETCHED_FROM and Sketches.fit(count, self.header.width):
+                signs = ((places, self.header.vector_quantiser.signs(codes)) for places, codes in self._codes())
+                made = Sketches(signs, count, self.header.width)
+            self._sketches = (version, made)
         return self._sketches[1]
 
     def _suggestion(self, asked: str) -> str:

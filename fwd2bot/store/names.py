@@ -23,7 +23,6 @@ class Names:
         counts = np.asarray(pc.list_value_length(table["names"]), dtype=np.int64)
         names, paths = (_flat(table[column]) for column in ("names", "paths"))
         order = pc.sort_indices(names)
-        self.rows = int((counts > 0).sum())
         self._names, self._paths = names.take(order), paths.take(order)
         self._places = np.repeat(np.arange(len(counts)), counts)[np.asarray(order, dtype=np.int64)]
 
