@@ -11,6 +11,8 @@ from fwd2bot.store.quantise import quantiser
 from fwd2bot.store.rotate import rotate
 from fwd2bot.store.sketches import Bytes, Floats, Places, Sketches
 
+CODEC = quantiser("int8")
+
 
 def some_vectors(count: int, width: int, seed: int = 0) -> Floats:
     """Unit vectors whose variance falls along the axes, as that of a model's does."""
@@ -19,10 +21,9 @@ def some_vectors(count: int, width: int, seed: int = 0) -> Floats:
 
 
 def in_blocks(vectors: Floats, first: int = 0) -> Iterator[tuple[Places, Bytes]]:
-    codec = quantiser("int8")
     for start in range(0, len(vectors), 700):
-        codes = codec.encode(vectors[start : start + 700])
-        yield np.arange(first + start, first + start + len(codes)), codec.signs(codes)
+        codes = CODEC.encode(vectors[start : start + 700])
+        yield np.arange(first + start, first + start + len(codes)), codes
 
 
 @pytest.mark.parametrize(("width", "recall"), [(64, 0.9), (256, 0.98), (600, 0.95)])
@@ -30,10 +31,10 @@ def test_candidates_hold_the_nearest(width: int, recall: float, monkeypatch: pyt
     monkeypatch.setattr(sketches, "COMPARED", 200)
     rows = some_vectors(8000, width)
     queries = rows[:40] + 0.5 * some_vectors(40, width, seed=1)
-    index = Sketches(in_blocks(rows, first=5), len(rows), width)
+    index = Sketches(in_blocks(rows, first=5), len(rows), width, CODEC)
     hits = []
     for query in queries:
-        places = index.nearest(query, 5) - 5
+        places = index.places[index.nearest(query, 5)] - 5
         assert len(places) < 400
         hits.append(np.isin(np.argsort(-(rows @ query))[:5], places).mean())
     assert np.mean(hits) > recall
@@ -44,24 +45,33 @@ def test_choice_is_the_same_in_any_order_of_rows(monkeypatch: pytest.MonkeyPatch
     rows = some_vectors(3000, 64)
     order = np.random.default_rng(2).permutation(len(rows))
     query = rows[7]
-    straight = Sketches(in_blocks(rows), len(rows), 64).nearest(query, 1)
-    shuffled = Sketches(in_blocks(rows[order]), len(rows), 64).nearest(query, 1)
+    straight = Sketches(in_blocks(rows), len(rows), 64, CODEC).nearest(query, 1)
+    shuffled = Sketches(in_blocks(rows[order]), len(rows), 64, CODEC).nearest(query, 1)
     assert np.array_equal(np.sort(order[shuffled]), straight)
 
 
 def test_rows_that_look_alike_are_all_chosen() -> None:
     rows = np.repeat(some_vectors(1, 64), 2500, axis=0)
-    assert len(Sketches(in_blocks(rows), len(rows), 64).nearest(rows[0], 10)) == 2500
+    assert len(Sketches(in_blocks(rows), len(rows), 64, CODEC).nearest(rows[0], 10)) == 2500
 
 
 def test_differences_count_signs_and_weights_are_sums_under_signs() -> None:
     rows = some_vectors(50, 72)
-    index = Sketches(in_blocks(rows), len(rows), 72)
-    signs = rotate(quantiser("int8").decode(quantiser("int8").encode(rows))) > 0
+    index = Sketches(in_blocks(rows), len(rows), 72, CODEC)
+    signs = rotate(CODEC.decode(CODEC.encode(rows))) > 0
     query = rotate(rows[3])
     assert np.array_equal(index._differences(np.packbits(query > 0)), (signs != (query > 0)).sum(axis=1))
     steps = np.rint(query * (127 / np.abs(query).max()))
     assert np.array_equal(index._weighed(np.arange(50), query), signs @ steps)
+
+
+def test_vectors_are_held_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_vectors(40, 64)
+    some = np.array([3, 30])
+    held = Sketches(in_blocks(rows), len(rows), 64, CODEC).vectors(some)
+    assert held == pytest.approx(rows[some], abs=0.01)
+    monkeypatch.setattr(sketches, "MEMORY", 40 * (8 + 8 + 68) - 1)
+    assert Sketches(in_blocks(rows), len(rows), 64, CODEC).vectors(some) is None
 
 
 def test_memory_of_sketches_is_bounded() -> None:
@@ -73,9 +83,11 @@ def test_memory_of_sketches_is_bounded() -> None:
 # In a store.
 
 
-@pytest.fixture
-def sketched(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+@pytest.fixture(params=["vectors in memory", "vectors in the store"])
+def sketched(store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
     monkeypatch.setattr(base, "SKETCHED_FROM", 1)
+    if request.param == "vectors in the store":
+        monkeypatch.setattr(sketches.Sketches, "vectors", lambda *_: None)
     return store
 
 

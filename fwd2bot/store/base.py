@@ -301,7 +301,7 @@ class Store(ABC):
         sketches = None if exact else self._sketched()
         if sketches is None:
             return self._compared(queries, top)
-        return [self._looked_up(query, sketches.nearest(query, top), top) for query in queries]
+        return [self._looked_up(sketches, query, top) for query in queries]
 
     def _compared(self, queries: Floats, top: int) -> list[list[tuple[str, float]]]:
         """`search_many` in one pass over all rows."""
@@ -315,9 +315,11 @@ class Store(ABC):
                 del kept[top:]
         return [[(name, -score) for score, name in kept] for kept in best]
 
-    def _looked_up(self, query: Floats, places: Places, top: int) -> list[tuple[str, float]]:
-        """The nearest of the rows at these places."""
-        scores = np.array(_cosines(query, self._vectors_at(places)))
+    def _looked_up(self, sketches: Sketches, query: Floats, top: int) -> list[tuple[str, float]]:
+        """The nearest of the rows whose sketches promise most."""
+        rows = sketches.nearest(query, top)
+        places, vectors = sketches.places[rows], sketches.vectors(rows)
+        scores = np.array(_cosines(query, self._vectors_at(places) if vectors is None else vectors))
         chosen = _at_least_top(scores, top)
         found = zip((-scores[chosen]).tolist(), self._names_at(places[chosen]), strict=True)
         return [(name, -score) for score, name in sorted(found)[:top]]
@@ -328,8 +330,7 @@ class Store(ABC):
         if self._sketches is None or self._sketches[0] != version:
             count, made = len(self), None
             if count >= SKETCHED_FROM and Sketches.fit(count, self.header.width):
-                signs = ((places, self.header.vector_quantiser.signs(codes)) for places, codes in self._codes())
-                made = Sketches(signs, count, self.header.width)
+                made = Sketches(self._codes(), count, self.header.width, self.header.vector_quantiser)
             self._sketches = (version, made)
         return self._sketches[1]
 

@@ -130,11 +130,12 @@ class Spherical(Quantiser):
     def decode(self, codes: Bytes) -> Floats:
         norm, numbers = _BF16.decode(codes[..., :2]), self._rotated(codes)
         length = np.sqrt((numbers**2).sum(axis=-1, keepdims=True))
-        return rotate_back(numbers / length) * norm
+        tokens: Floats = rotate_back(numbers / length) * norm
+        return tokens
 
     def _rotated(self, codes: Bytes) -> Floats:
         """The levels, (..., token_bytes(D)) -> (..., D)."""
-        levels = self._of_byte[codes[..., 2:]]  # (..., bytes, numbers in a byte)
+        levels: Floats = self._of_byte[codes[..., 2:]]  # (..., bytes, numbers in a byte)
         return levels.reshape(*codes.shape[:-1], levels.shape[-2] * levels.shape[-1])
 
     def tolerance(self, tokens: Floats) -> Floats:

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from fwd2bot.store.quantise import Quantiser
 from fwd2bot.store.rotate import rotate
 
 MOST_BITS = 512
 MEMORY = 256 * 2**20
-"""Bytes of sketches that may be held."""
+"""Bytes that sketches may take; vectors are held, too, where they fit."""
 BLOCK = 2**14
 """Rows that are counted at once: they stay in the processor's cache."""
 WEIGHED = 0.02
@@ -28,35 +29,44 @@ Bytes = NDArray[np.uint8]
 
 
 class Sketches:
-    """The signs of all rows, and where each row is."""
+    """The signs of all rows, and where each row is; with the vectors as they are stored, where memory is for them."""
 
-    def __init__(self, signs: Iterable[tuple[Places, Bytes]], rows: int, width: int) -> None:
-        """`signs`: places of rows, and the signs of their rotated vectors, in blocks; `rows` in all."""
-        self._bytes = _sketch_bytes(width)
-        self._places = np.empty(rows, dtype=np.int64)
+    def __init__(self, codes: Iterable[tuple[Places, Bytes]], rows: int, width: int, codec: Quantiser) -> None:
+        """`codes`: places of rows and their vectors as `codec` keeps them, in blocks; `rows` in all."""
+        self._codec, self._bytes = codec, _sketch_bytes(width)
+        self.places = np.empty(rows, dtype=np.int64)
         self._signs = np.empty((rows, _padded(self._bytes) // 8), dtype=np.uint64)
+        size = codec.token_bytes(width)
+        held = rows * (_row_bytes(width) + size) <= MEMORY
+        self._codes = np.empty((rows, size), dtype=np.uint8) if held else None
         first = 0
-        for places, block in signs:
-            self._places[first : first + len(places)] = places
-            self._signs[first : first + len(places)] = self._words(block)
+        for places, block in codes:
+            part = slice(first, first + len(places))
+            self.places[part] = places
+            self._signs[part] = self._words(codec.signs(block))
+            if self._codes is not None:
+                self._codes[part] = block
             first += len(places)
 
     @staticmethod
     def fit(rows: int, width: int) -> bool:
         """Whether the sketches of so many rows may be held in memory."""
-        return rows * (_padded(_sketch_bytes(width)) + 8) <= MEMORY
+        return rows * _row_bytes(width) <= MEMORY
+
+    def vectors(self, rows: Places) -> Floats | None:
+        """(len(rows), D) of rows by their numbers here; None where they are not held."""
+        return None if self._codes is None else self._codec.decode(self._codes[rows])
 
     def nearest(self, query: Floats, top: int) -> Places:
-        """Places of the rows to compare with a (D,) query, in the order of places.
+        """Numbers of the rows to compare with a (D,) query, rising.
 
         All of those that a limit cuts at equal counts are in, so that the choice is one of vectors, not of places.
         """
         compared = max(COMPARED, 20 * top)
+        weighed = max(int(WEIGHED * len(self.places)), 10 * compared)
         rotated = rotate(query)[: 8 * self._bytes]
-        near = _lowest(
-            self._differences(np.packbits(rotated > 0)), max(int(WEIGHED * len(self._places)), 10 * compared)
-        )
-        return self._places[near[_lowest(-self._weighed(near, rotated), compared)]]
+        near = _lowest(self._differences(np.packbits(rotated > 0)), weighed)
+        return near[_lowest(-self._weighed(near, rotated), compared)]
 
     def _differences(self, signs: Bytes) -> NDArray[np.uint16]:
         """(n,): in how many signs each row differs."""
@@ -89,6 +99,11 @@ class Sketches:
 
 def _sketch_bytes(width: int) -> int:
     return (min(width, MOST_BITS) + 7) // 8
+
+
+def _row_bytes(width: int) -> int:
+    """Of a sketch, and of the place of its row."""
+    return _padded(_sketch_bytes(width)) + 8
 
 
 def _padded(count: int) -> int:
