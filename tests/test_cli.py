@@ -27,7 +27,7 @@ from fwd2bot.store import DEFAULT_QUANTISATION, QUANTISERS, Store
         (["ask", "?", "--all"], "fox.png\tred\nmore/flag.png\tgreen\nsea.png\tblue\n"),
         (["caption", "--image", "fox.png"], "a red picture\n"),
         (["caption", "--image", "fox.png", "--image", "sea.png"], "fox.png\ta red picture\nsea.png\ta blue picture\n"),
-        (["search", "blue", "--top", "1"], " 0.995  sea.png\n"),
+        (["search", "blue", "--top", "1"], " 1.000  sea.png\n"),
     ],
 )
 def test_commands_print_answers_from_rows_alone(run: Run, album: Path, arguments: list[str], out: str) -> None:
@@ -49,12 +49,12 @@ def test_ask_of_a_file_of_questions(run: Run, album: Path) -> None:
 
 def test_search_like_a_picture(run: Run, album: Path) -> None:
     picture(album / "query.png", "green", "yellow")
-    assert run("search", "--like", "query.png", "--store", "album.store", "--top", "1").out == " 0.995  more/flag.png\n"
+    assert run("search", "--like", "query.png", "--store", "album.store", "--top", "1").out == " 1.000  more/flag.png\n"
 
 
 def test_search_of_many_queries(run: Run, album: Path) -> None:
     ran = run("search", "--queries", "-", "--store", "album.store", "--top", "1", stdin="blue sky\n\nred\n")
-    assert ran.out == "blue sky\n   0.995  sea.png\nred\n   0.995  fox.png\n"
+    assert ran.out == "blue sky\n   1.000  sea.png\nred\n   1.000  fox.png\n"
 
 
 def test_match_ranks_the_lines_of_a_file(run: Run, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_match_ranks_the_lines_of_a_file(run: Run, tmp_path: Path) -> None:
 def test_info_shows_bytes_a_row_beside_those_of_the_files(run: Run, album: Path) -> None:
     out = run("info", "album.store").out
     assert "rows         3" in out
-    assert "a row        22 bytes" in out
+    assert "a row        28 bytes" in out
     assert "an image     " in out
     assert "fingerprint  sha256:abab" in out
 
@@ -146,7 +146,7 @@ def test_json_of_caption(run: Run, album: Path) -> None:
 def test_json_of_search(run: Run, album: Path) -> None:
     ran = run("search", "blue", "--store", "album.store", "--top", "2", "--json")
     assert [sorted(item) for item in as_json(ran)] == [["image", "score"]] * 2
-    assert as_json(ran)[0] == {"image": "sea.png", "score": pytest.approx(0.9945, abs=1e-4)}
+    assert as_json(ran)[0] == {"image": "sea.png", "score": pytest.approx(1, abs=0.01)}
 
 
 def test_json_of_search_of_many_queries(run: Run, album: Path) -> None:
@@ -163,7 +163,7 @@ def test_json_of_match(run: Run, tmp_path: Path) -> None:
 
 def test_json_of_info(run: Run, album: Path) -> None:
     info = as_json(run("info", "album.store", "--json"))
-    assert (info["rows"], info["num_tokens"], info["bytes_per_row"], info["model"]) == (3, 4, 22, "fake")
+    assert (info["rows"], info["num_tokens"], info["bytes_per_row"], info["model"]) == (3, 4, 28, "fake")
 
 
 def test_json_of_compress(run: Run, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_choice_is_the_same_in_any_order_of_rows(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rows_that_look_alike_are_all_chosen() -> None:
-    rows = np.repeat(some_vectors(1, 64), 2500, axis=0)
-    assert len(Sketches(in_blocks(rows), len(rows), 64, CODEC).nearest(rows[0], 10)) == 2500
+    rows = np.repeat(some_vectors(1, 64), 9000, axis=0)
+    assert len(Sketches(in_blocks(rows), len(rows), 64, CODEC).nearest(rows[0], 10)) == 9000
 
 
 def test_differences_count_signs_and_weights_are_sums_under_signs() -> None:
@@ -75,9 +75,9 @@ def test_vectors_are_held_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_memory_of_sketches_is_bounded() -> None:
-    assert Sketches.fit(5_000_000, 256)
-    assert not Sketches.fit(10_000_000, 256)
-    assert Sketches.fit(3_000_000, 4096)  # 512 signs, whatever the width
+    assert Sketches.fit(13_000_000, 256)
+    assert not Sketches.fit(14_000_000, 256)
+    assert Sketches.fit(7_000_000, 4096)  # 512 signs, whatever the width
 
 
 # In a store.

@@ -287,7 +287,7 @@ class Store(ABC):
         """`search` for each of (Q, D) unit vectors.
 
         Scores are exact cosines of the stored vectors. All rows are compared where `exact`, and in a store of less
-        than 20,000 rows; in a larger one, the thousand whose sketches (see `sketches`) promise most, so that one of
+        than 20,000 rows; in a larger one, the 6,000 whose sketches (see `sketches`) promise most, so that one of
         the nearest may be missed: docs/store.md says how rarely. In both cases equal vectors get equal scores, and
         equal scores go by name: the answer does not depend on the order in which rows were added. An image with
         several names is found once, under the first of them.

@@ -158,7 +158,7 @@ def _polar(tokens: Floats) -> tuple[Floats, Floats]:
 
 _BF16 = Bfloat16()
 DEFAULT_QUANTISATION = "int2"
-DEFAULT_VECTORS = "int4"
+DEFAULT_VECTORS = "int8"
 QUANTISERS: dict[str, Quantiser] = {
     quantiser.name: quantiser
     for quantiser in (

@@ -1,9 +1,9 @@
 """Which rows of very many are worth a look: those whose signs agree best with the query's.
 
 A sketch is the signs of a row's rotated vector, a bit each. Sketches are kept in memory, 32 bytes a row at D = 256. A
-search counts the signs in which each differs from the query's, takes the few hundredths that differ least, weighs their
+search counts the signs in which each differs from the query's, takes the twentieth that differs least, weighs their
 signs with the query's numbers (Charikar's hyperplanes, then the asymmetric distance of RaBitQ, arXiv 2405.12497), and
-gives the best thousand, to be compared exactly.
+gives the best thousands, to be compared exactly.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from fwd2bot.store.quantise import Quantiser
 from fwd2bot.store.rotate import rotate
 
 MOST_BITS = 512
-MEMORY = 256 * 2**20
+MEMORY = 512 * 2**20
 """Bytes that sketches may take; vectors are held, too, where they fit."""
 BLOCK = 2**14
 """Rows that are counted at once: they stay in the processor's cache."""
-WEIGHED = 0.02
-COMPARED = 1000
+WEIGHED = 0.05
+COMPARED = 6000
 """Rows that are compared exactly, or 20 times as many as are asked for."""
 
 Places = NDArray[np.int64]
@@ -63,7 +63,7 @@ class Sketches:
         All of those that a limit cuts at equal counts are in, so that the choice is one of vectors, not of places.
         """
         compared = max(COMPARED, 20 * top)
-        weighed = max(int(WEIGHED * len(self.places)), 10 * compared)
+        weighed = max(int(WEIGHED * len(self.places)), 4 * compared)
         rotated = rotate(query)[: 8 * self._bytes]
         near = _lowest(self._differences(np.packbits(rotated > 0)), weighed)
         return near[_lowest(-self._weighed(near, rotated), compared)]
