@@ -62,7 +62,8 @@ def figures(model: Fwd2Bot, scenes: Sequence[Scene], tokens: Floats, images: Flo
     found: dict[str, Any] = {"float32": {"answers": answer_score(model, scenes, tokens), **recalls(images, texts)}}
     for name, codec in QUANTISERS.items():
         found[name] = {"answers": answer_score(model, scenes, codec.decode(codec.encode(tokens)))}
-        found[name] |= recalls(codec.decode(codec.encode(images)), texts)
+        vectors = codec.decode(codec.encode(images))
+        found[name] |= recalls(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), texts)
         for shape, (count, width) in SHAPES.items():
             found[name][f"token_bytes_{shape}"] = count * codec.token_bytes(width)
             found[name][f"vector_bytes_{shape}"] = codec.token_bytes(width)

@@ -47,4 +47,6 @@ def assert_holds(store: Store, name: str, content: str) -> None:
     assert row.tokens is not None
     assert row.vector is not None
     assert (np.abs(row.tokens - expected.tokens) <= store.header.quantiser.tolerance(expected.tokens)).all()
-    assert (np.abs(row.vector - expected.vector) <= store.header.vector_quantiser.tolerance(expected.vector)).all()
+    assert abs(np.linalg.norm(row.vector) - 1) < 1e-6
+    lost = store.header.vector_quantiser.tolerance(expected.vector)
+    assert (np.abs(row.vector - expected.vector) <= 2 * lost).all()  # twice: it is of unit norm again

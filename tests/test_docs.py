@@ -339,17 +339,6 @@ def test_table_of_rows_tells_bytes_and_marks_the_defaults():
     assert "a row takes 18,466 bytes" in text
 
 
-def test_smallest_that_loses_little_is_the_default():
-    whole = {"answers": 90.0, "text_to_image": 70.0, "image_to_text": 80.0}
-    found = {"float32": whole}
-    for name, lost, size in (("bf16", 0, 5), ("int8", 0, 4), ("int4", 0.4, 3), ("int2", 0.6, 2), ("binary", 9, 1)):
-        found[name] = {key: value - lost for key, value in whole.items()}
-        found[name] |= {"token_bytes_bundled": size, "vector_bytes_bundled": size}
-    assert rows.defaults(found) == {"token": "int4", "vector": "int4"}
-    found["int2"] |= {"answers": 89.5, "text_to_image": 69.6}  # image to text still lost more
-    assert rows.defaults(found) == {"token": "int2", "vector": "int4"}
-
-
 def test_scores_without_a_base_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="there is no"):
         scores.read_results(tmp_path)

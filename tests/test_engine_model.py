@@ -55,7 +55,7 @@ def test_a_row_holds_the_tokens_of_the_picture(model: Fwd2Bot, images: list[Imag
     assert (np.abs(rows - tokens) <= quantiser(stored.header.quantisation).tolerance(tokens) + 1e-5).all()
     vectors = np.stack([row.vector for row in stored.get(NAMES)])
     exact = model.embed(torch.from_numpy(tokens)).numpy()
-    assert (np.abs(vectors - exact) <= stored.header.vector_quantiser.tolerance(exact) + 1e-5).all()
+    assert (np.abs(vectors - exact) <= stored.header.vector_quantiser.tolerance(exact) * 2 + 1e-5).all()
 
 
 def test_answers_from_rows_equal_answers_from_tokens(model: Fwd2Bot, images: list[Image.Image], stored: Store) -> None:

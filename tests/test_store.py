@@ -243,6 +243,7 @@ def test_a_store_of_many_commits_becomes_few_files_with_rows_in_their_places(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lance_store, "COMMITS", 4)
+    monkeypatch.setattr(lance_store, "SMALL_FILES", 2)
     monkeypatch.setattr(lance_store, "FILE_BYTES", 5 * store.header.bytes_per_row)
     for step in range(9):
         store.add([make_row(f"{step}-{i}", f"c{(7 * step + i) % 30}") for i in range(3)])

@@ -53,6 +53,13 @@ class Header:
     def vector_quantiser(self) -> Quantiser:
         return quantiser(self.vector_quantisation)
 
+    def decoded_vectors(self, codes: Bytes) -> Floats:
+        """(n, D): as they are kept, but of unit norm again."""
+        vectors = self.vector_quantiser.decode(codes)
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        unit: Floats = vectors / np.where(norms > 0, norms, np.float32(1))
+        return unit
+
     @property
     def bytes_per_row(self) -> int:
         """Summary tokens and the search vector, all with their scales."""
@@ -318,8 +325,9 @@ class Store(ABC):
     def _looked_up(self, sketches: Sketches, query: Floats, top: int) -> list[tuple[str, float]]:
         """The nearest of the rows whose sketches promise most."""
         rows = sketches.nearest(query, top)
-        places, vectors = sketches.places[rows], sketches.vectors(rows)
-        scores = np.array(_cosines(query, self._vectors_at(places) if vectors is None else vectors))
+        places, codes = sketches.places[rows], sketches.codes(rows)
+        vectors = self._vectors_at(places) if codes is None else self.header.decoded_vectors(codes)
+        scores = np.array(_cosines(query, vectors))
         chosen = _at_least_top(scores, top)
         found = zip((-scores[chosen]).tolist(), self._names_at(places[chosen]), strict=True)
         return [(name, -score) for score, name in sorted(found)[:top]]

@@ -27,7 +27,9 @@ from fwd2bot.store.quantise import Bytes
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
 FILE_BYTES = 64 * 2**20
-"""Of rows in a file, once the store is tidied."""
+"""Of rows in a large file."""
+SMALL_FILES = 64
+"""More than so many become large ones when a store is tidied; a reader of before must then open the store again."""
 COMMITS = 256
 """After so many a store tidies itself."""
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
@@ -174,12 +176,17 @@ class LanceStore(Store):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
-            # A commit makes a file: small ones become one, in their order, so that places stay as they are.
-            rows = max(1, FILE_BYTES // self.header.bytes_per_row)
-            self._dataset.optimize.compact_files(target_rows_per_fragment=rows)
-            self._dataset = lance.dataset(_uri(self.path))
+            self._compact()
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
+
+    def _compact(self) -> None:
+        """Every commit makes a file; many small ones become few, with rows in their order, so that places stay."""
+        rows = max(1, FILE_BYTES // self.header.bytes_per_row)
+        small = [part for part in self._dataset.get_fragments() if part.count_rows() < rows]
+        if len(small) > SMALL_FILES:
+            self._dataset.optimize.compact_files(target_rows_per_fragment=rows)
+            self._dataset = lance.dataset(_uri(self.path))
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
         if not names:
@@ -236,7 +243,7 @@ class LanceStore(Store):
             return [min(names) for names in self._dataset.take(places, columns=["names"])["names"].to_pylist()]
 
     def _decoded(self, column: Any) -> Floats:
-        return self.header.vector_quantiser.decode(_fixed(column))
+        return self.header.decoded_vectors(_fixed(column))
 
     # The index: what add() and find() need of all rows, read once and then kept up.
 

@@ -33,7 +33,7 @@ class Sketches:
 
     def __init__(self, codes: Iterable[tuple[Places, Bytes]], rows: int, width: int, codec: Quantiser) -> None:
         """`codes`: places of rows and their vectors as `codec` keeps them, in blocks; `rows` in all."""
-        self._codec, self._bytes = codec, _sketch_bytes(width)
+        self._bytes = _sketch_bytes(width)
         self.places = np.empty(rows, dtype=np.int64)
         self._signs = np.empty((rows, _padded(self._bytes) // 8), dtype=np.uint64)
         size = codec.token_bytes(width)
@@ -53,9 +53,9 @@ class Sketches:
         """Whether the sketches of so many rows may be held in memory."""
         return rows * _row_bytes(width) <= MEMORY
 
-    def vectors(self, rows: Places) -> Floats | None:
-        """(len(rows), D) of rows by their numbers here; None where they are not held."""
-        return None if self._codes is None else self._codec.decode(self._codes[rows])
+    def codes(self, rows: Places) -> Bytes | None:
+        """The vectors of rows by their numbers here, as they are stored; None where they are not held."""
+        return None if self._codes is None else self._codes[rows]
 
     def nearest(self, query: Floats, top: int) -> Places:
         """Numbers of the rows to compare with a (D,) query, rising.
