@@ -98,6 +98,7 @@ class Ingest:
             hash=read.hash,
             path=str(path),
             file_bytes=picture.file_bytes,
+            modified=read.modified,
             width=picture.width,
             height=picture.height,
             fingerprint=self.model.fingerprint,
@@ -136,6 +137,7 @@ class ReadFile:
 
     hash: str = ""
     picture: Picture | None = None
+    modified: int = 0
     error: str | None = None
 
 
@@ -146,8 +148,10 @@ def read_ahead(found: Sequence[tuple[str, Path]], known: set[str], ahead: int) -
         try:
             content = read_bytes(path)
             key = content_hash(content)
-            return ReadFile(hash=key, picture=None if key in known else decode(content, str(path)))
-        except ImageError as error:
+            modified = max(int(path.stat().st_mtime), 0)
+            picture = None if key in known else decode(content, str(path))
+            return ReadFile(hash=key, picture=picture, modified=modified)
+        except (ImageError, OSError) as error:
             return ReadFile(error=str(error))
 
     running: deque[tuple[str, Path, Future[ReadFile]]] = deque()

@@ -74,10 +74,11 @@ def with_header(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 1.: upgrade"),
+        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 2.: upgrade"),
         ("{", "damaged header"),
         ("[]", "damaged header"),
-        (json.dumps({"format": 1}), "damaged header"),
+        (json.dumps({"format": 1}), "older fwd2bot .format 1; this one reads 2.: compress the images again"),
+        (json.dumps({"format": 2}), "damaged header"),
     ],
 )
 def test_open_refuses_a_header_that_it_cannot_read(tmp_path: Path, header: str, says: str) -> None:

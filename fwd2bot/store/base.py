@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fwd2bot.errors import InputError, StoreError
 from fwd2bot.store.quantise import DEFAULT_QUANTISATION, Quantiser, quantiser
 
-FORMAT = 1
+FORMAT = 2
 Floats = NDArray[np.float32]
 
 
@@ -55,13 +55,18 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "Header":
-        """Raises StoreError where the text is of a newer format, or damaged."""
+        """Raises StoreError where the text is of another format, or damaged."""
         try:
             values = json.loads(text)
             version = int(values["format"])
             if version > FORMAT:
                 raise StoreError(
                     f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it."
+                )
+            if version < FORMAT:
+                raise StoreError(
+                    f"{path} was written by an older fwd2bot (format {version}; this one reads {FORMAT}): "
+                    "compress the images again, into a new store."
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError):
@@ -76,6 +81,7 @@ class Row:
     hash: str
     path: str = ""
     file_bytes: int = 0
+    modified: int = 0  # when its file was, in seconds since 1970
     width: int = 0  # pixels
     height: int = 0
     fingerprint: str = ""  # of the model that wrote the tokens
@@ -174,6 +180,17 @@ class Store(ABC):
     @abstractmethod
     def images(self) -> dict[str, tuple[str, str]]:
         """name -> (content hash, path of the file when it was compressed), sorted by name."""
+
+    @abstractmethod
+    def listing(self) -> Iterator[Row]:
+        """All images, sorted by name, without tokens and vectors."""
+
+    @abstractmethod
+    def remove(self, names: Sequence[str]) -> None:
+        """Drop names that are there; a row goes with its last name, from the disk when the store is tidied.
+
+        Raises StoreError where that cannot be written.
+        """
 
     @abstractmethod
     def info(self) -> StoreInfo:

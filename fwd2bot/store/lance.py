@@ -1,32 +1,32 @@
-"""The store as a Lance data set: the one module that knows Lance, and translates its errors.
+"""The store as a Lance data set: the one module that knows Lance.
 
 One process writes at a time, behind a lock that the system releases when the process dies, however it dies. Others
 read meanwhile: a commit is a new version of the data set, and appears whole or not at all.
 """
 
 import datetime
-import fcntl
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fwd2bot.errors import Fwd2BotError, StoreError
+from fwd2bot.errors import StoreError
+from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
+from fwd2bot.store.disk import LOCK, lock, translated
 
 HEADER_KEY = b"fwd2bot"
-LOCK = "writer.lock"
-_OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
+_OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
 _OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
-_FIGURES = ["file_bytes", "width", "height"]
+_FIGURES = ["file_bytes", "modified", "width", "height"]
+_LAST_VERSION = 2**64 - 1
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
 
@@ -35,7 +35,7 @@ def is_new(path: Path) -> bool:
 
     Raises StoreError where the folder may not be read.
     """
-    with _translated(path, "read"):
+    with translated(path, "read"):
         if not path.exists():
             return True
         if not path.is_dir():
@@ -46,7 +46,14 @@ def is_new(path: Path) -> bool:
 
 def open_store(path: Path) -> "LanceStore":
     """Raises StoreError where there is no store, or it cannot be read."""
-    with _translated(path, "read"):
+    with translated(check_place(path), "read"):
+        dataset = _open(path)
+        return LanceStore(path, _header(path, dataset), dataset)
+
+
+def check_place(path: Path) -> Path:
+    """The path. Raises StoreError where it is no folder of a store."""
+    with translated(path, "read"):
         if not path.exists() or (is_new(path) and not (path / LOCK).exists()):
             raise StoreError(f"There is no store at {path}: make one with `fwd2bot compress PHOTOS --store {path}`.")
         if is_new(path):
@@ -57,24 +64,21 @@ def open_store(path: Path) -> "LanceStore":
             raise StoreError(f"{path} is a file, not a store: give the folder of a store, or a new one.")
         if not (path / "_versions").is_dir():
             raise StoreError(f"{path} is a folder but not a store: give the folder of a store, or a new one.")
-        dataset = lance.dataset(_uri(path))
-        text = (dataset.schema.metadata or {}).get(HEADER_KEY)
-        if text is None:
-            raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder.")
-        return LanceStore(path, Header.from_json(text.decode(), path), dataset)
+    return path
 
 
 def create_store(path: Path, header: Header) -> "LanceStore":
     """Raises StoreError where the folder holds anything but a creation that was cut off."""
-    with _translated(path, "written"):
+    with translated(path, "written"):
         if is_new(path):
             path.mkdir(parents=True, exist_ok=True)
         elif not (path / LOCK).exists():
             raise StoreError(f"{path} is not a store, and not empty: give the store a folder of its own.")
-        with _lock(path):
+        with lock(path):
             if not is_new(path):
                 raise StoreError(f"{path} holds a store already: open it, or give another folder.")
             dataset = lance.write_dataset(_schema(header).empty_table(), _uri(path), mode="create")
+            guards.protect(path)
     return LanceStore(path, header, dataset)
 
 
@@ -100,6 +104,22 @@ class LanceStore(Store):
     def __len__(self) -> int:
         return sum(1 for entry in self._index().values() if entry.names)
 
+    def listing(self) -> Iterator[Row]:
+        with translated(self.path, "read"):
+            table = self._who()
+        found: list[Row] = []
+        for batch in table.to_batches():
+            for values in batch.select(["hash", "names", "paths", *_FIGURES]).to_pylist():
+                figures = {"hash": values["hash"].hex(), **{name: values[name] for name in _FIGURES}}
+                pairs = zip(values["names"], values["paths"], strict=True)
+                found += [Row(name=name, path=path, **figures) for name, path in pairs]
+        return iter(sorted(found, key=lambda row: row.name))
+
+    def _owner(self, name: str) -> str:
+        """The content hash of a name that is there."""
+        self._index()
+        return self._owners[name]
+
     def images(self) -> dict[str, tuple[str, str]]:
         index = self._index()
         if self._sorted is None:
@@ -107,8 +127,8 @@ class LanceStore(Store):
         return self._sorted
 
     def info(self) -> StoreInfo:
-        with _translated(self.path, "read"):
-            table = self._dataset.to_table(columns=["names", "file_bytes"]).combine_chunks()
+        with translated(self.path, "read"):
+            table = self._who().combine_chunks()
             names = np.diff(_offsets(table["names"]))
             header = {name: getattr(self.header, name) for name in _OF_HEADER}
             return StoreInfo(
@@ -125,8 +145,10 @@ class LanceStore(Store):
         if self._depth:  # this object has the right already
             yield
             return
-        with _lock(self.path):
+        with lock(self.path):
             self._refresh()
+            with translated(self.path, "written"):
+                guards.protect(self.path)  # what a writer that died committed without coming to it
             self._depth += 1
             try:
                 yield
@@ -136,7 +158,7 @@ class LanceStore(Store):
     def add(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self._check_row(row)
-        with self.writing(), _translated(self.path, "written"):
+        with self.writing(), translated(self.path, "written"):
             self._refresh()  # an interrupt may have come between a commit and its being noted here
             new, renamed = self._changes(rows)
             if renamed:
@@ -148,22 +170,41 @@ class LanceStore(Store):
                 first = int(self._dataset.count_rows())
                 self._dataset = lance.write_dataset(self._table(new), self._dataset, mode="append")
                 self._remember(((row.hash, names) for row, names in new), first)
+            guards.protect(self.path)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with self.writing(), translated(self.path, "written"):
+            self._refresh()
+            left: dict[str, dict[str, str]] = {}
+            for name in names:
+                key = self._owner(name)
+                left.setdefault(key, dict(self._index()[key].names)).pop(name)
+            if left:
+                merge = self._dataset.merge_insert("hash")
+                merge.when_matched_update_all().execute(self._renamed(left))
+                self._forget()
+            guards.protect(self.path)
 
     def tidy(self) -> None:
-        with self.writing(), _translated(self.path, "written"):
+        with self.writing(), translated(self.path, "written"):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
+            guards.protect(self.path)
+            guards.forget(self.path)
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
         index, images = self._index(), self.images()
         if not names:
             return []
-        with _translated(self.path, "read"):
+        with translated(self.path, "read"):
             offsets = [index[images[name][0]].offset for name in names]
-            table = self._dataset.take(offsets, columns=[*_FIGURES, "tokens", "vector"])
+            table = self._dataset.take(offsets, columns=check.columns_of(check.PARTS))
+            for name, key, whole in zip(names, table["hash"].to_pylist(), check.sound(table, check.PARTS), strict=True):
+                if not whole or key.hex() != images[name][0]:
+                    raise StoreError(f"The row of {name} in {self.path} is damaged: run `fwd2bot repair {self.path}`.")
             figures = table.select(_FIGURES).to_pylist()
             tokens = table["tokens"].to_pylist()
             vectors = _matrix(table["vector"].combine_chunks(), self.header.width)
@@ -183,9 +224,11 @@ class LanceStore(Store):
         ]
 
     def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
-        with _translated(self.path, "read"):
-            for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
-                names = [min(names, default="") for names in batch["names"].to_pylist()]
+        with translated(self.path, "read"):
+            index = self._index()
+            for batch in self._dataset.to_batches(columns=check.columns_of(["vector_check"]), batch_size=8192):
+                self._check(batch, "vector_check")
+                names = [min(index[key.hex()].names, default="") for key in batch["hash"].to_pylist()]
                 vectors = _matrix(batch["vector"], self.header.width)
                 named = np.array([name != "" for name in names], dtype=bool)
                 yield [name for name in names if name], vectors if named.all() else vectors[named]
@@ -194,8 +237,8 @@ class LanceStore(Store):
 
     def _index(self) -> dict[str, _Entry]:
         if self._entries is None:
-            with _translated(self.path, "read"):
-                table = self._dataset.to_table(columns=["hash", "names", "paths"])
+            with translated(self.path, "read"):
+                table = self._who()
                 columns = (table[name].to_pylist() for name in ("hash", "names", "paths"))
             self._entries, self._owners = {}, {}
             rows = ((key.hex(), dict(zip(*pair, strict=True))) for key, *pair in zip(*columns, strict=True))
@@ -210,15 +253,30 @@ class LanceStore(Store):
         self._sorted = None
         self.__dict__.pop("_by_last_part", None)
 
+    def _who(self) -> pa.Table:
+        """Of every row what says who it is. Raises StoreError where one is damaged."""
+        table = self._dataset.to_table(columns=check.columns_of(["check"]))
+        self._check(table, "check")
+        if table.num_rows != self._dataset.count_rows():
+            raise StoreError(f"{self.path} is damaged (rows are missing): run `fwd2bot repair {self.path}`.")
+        return table
+
+    def _check(self, table: pa.Table | pa.RecordBatch, part: str) -> None:
+        hurt = int((~check.sound(table, [part])).sum())
+        if hurt:
+            raise StoreError(f"{self.path} is damaged (rows: {hurt:,}): run `fwd2bot repair {self.path}`.")
+
     def _forget(self) -> None:
-        self._dataset = lance.dataset(_uri(self.path))
+        self._dataset = _open(self.path)
+        if _header(self.path, self._dataset) != self.header:
+            raise StoreError(f"{self.path} was replaced since it was opened: open it again.")
         self._entries = None
         self._sorted = None
         self.__dict__.pop("_by_last_part", None)
 
     def _refresh(self) -> None:
         """Take in what others have committed."""
-        with _translated(self.path, "read"):
+        with translated(self.path, "read"):
             if self._dataset.latest_version != self._dataset.version:
                 self._forget()
 
@@ -264,40 +322,71 @@ class LanceStore(Store):
             "names": [list(names) for _, names in new],
             "paths": [list(names.values()) for _, names in new],
             "file_bytes": [row.file_bytes for row, _ in new],
+            "modified": [row.modified for row, _ in new],
             "width": [row.width for row, _ in new],
             "height": [row.height for row, _ in new],
             "tokens": tokens,
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width),
             "time": [int(time.time())] * len(new),
         }
-        return pa.table(columns, schema=_schema(self.header))
+        return with_checks(pa.table(columns, schema=_schema(self.header, checked=False)))
 
     def _renamed(self, renamed: dict[str, dict[str, str]]) -> pa.Table:
         """Rows that are there, whole, under their new names."""
         table = self._dataset.take([self._index()[key].offset for key in renamed])
+        for part in check.PARTS:
+            self._check(table, part)
+        table = table.drop_columns(list(check.PARTS))
         for column, values in (
             ("names", [list(names) for names in renamed.values()]),
             ("paths", [list(names.values()) for names in renamed.values()]),
         ):
             field = table.schema.field(column)
             table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
-        return table
+        return with_checks(table)
 
 
-def _schema(header: Header) -> pa.Schema:
+def with_checks(table: pa.Table) -> pa.Table:
+    """The table with a check for each part of its rows."""
+    for part in check.PARTS:
+        table = table.append_column(part, pa.array(check.checks(table, part), pa.uint64()))
+    return table
+
+
+def _schema(header: Header, *, checked: bool = True) -> pa.Schema:
     size = header.num_tokens * header.quantiser.token_bytes(header.width)
     fields: list[tuple[str, pa.DataType]] = [
         ("hash", pa.binary(32)),
         ("names", pa.list_(pa.string())),
         ("paths", pa.list_(pa.string())),  # as many as names: where each was when it was compressed
         ("file_bytes", pa.int64()),
+        ("modified", pa.int64()),  # of the file, in seconds since 1970
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("tokens", pa.binary(size)),  # token by token, as the quantiser writes one
         ("vector", pa.list_(pa.float32(), header.width)),
-        ("time", pa.int64()),  # seconds since 1970
+        ("time", pa.int64()),  # of the commit, in seconds since 1970
     ]
+    if checked:
+        fields += [(part, pa.uint64()) for part in check.PARTS]
     return pa.schema(fields, metadata={HEADER_KEY: header.to_json().encode()})
+
+
+def _open(path: Path) -> Any:
+    """The newest version. Raises StoreError where what says which rows it has is damaged."""
+    guards.check_head(path)
+    dataset = lance.dataset(_uri(path))
+    newest = guards.newest_manifest(path)
+    if newest is None or dataset.version < _LAST_VERSION - int(newest.removesuffix(".manifest")):
+        raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
+    return dataset
+
+
+def _header(path: Path, dataset: Any) -> Header:
+    text = (dataset.schema.metadata or {}).get(HEADER_KEY)
+    if text is None:
+        raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder.")
+    return Header.from_json(text.decode(), path)
 
 
 def _offsets(lists: Any) -> NDArray[np.int64]:
@@ -312,54 +401,3 @@ def _uri(path: Path) -> str:
 
 def _matrix(lists: Any, width: int) -> Floats:
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """The right to write, held until this block or this process ends. Raises StoreError where another has it."""
-    with _translated(path, "written"):
-        lock = (path / LOCK).open("a+")
-    with lock:
-        with _translated(path, "written"):
-            _take(lock, path)
-        yield
-
-
-def _take(lock: TextIO, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise StoreError(
-            f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again "
-            "(only what is missing will be compressed)."
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-
-
-@contextmanager
-def _translated(path: Path, doing: str) -> Iterator[None]:
-    """Errors of Lance and of the system as StoreError. A panic of Lance's is no Exception, hence the wide net."""
-    try:
-        yield
-    except BaseException as error:
-        panic = type(error).__name__ == "PanicException"
-        if isinstance(error, Fwd2BotError) or not (panic or isinstance(error, _LANCE_ERRORS)):
-            raise
-        raise StoreError(_sentence(path, doing, error)) from error
-
-
-_LANCE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, pa.ArrowException)
-
-
-def _sentence(path: Path, doing: str, error: BaseException) -> str:
-    reason = " ".join(str(error).split())[:160]
-    if isinstance(error, PermissionError) or "ermission denied" in reason:
-        return f"{path} may not be {doing}: permission denied."
-    if "No space left" in reason:
-        return f"{path} cannot be {doing}: the disk is full; what was committed before is safe."
-    if doing == "written":
-        return f"{path} cannot be written ({reason}); what was committed before is safe."
-    return f"{path} is damaged: restore it from a copy, or compress the images anew into another store ({reason})."

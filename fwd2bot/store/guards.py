@@ -1,0 +1,95 @@
+"""The guards of a store's files, in its folder `care`: what is written beside every commit, and looked at on opening.
+
+Data files get a guard that heals small damage; deletion files and the newest manifest, without which no row is found,
+are kept twice. Lists of files of older versions and notes on transactions are never read again, and have none.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fwd2bot.errors import StoreError
+from fwd2bot.store.parity import Guard
+
+FOLDER = "care"
+ENDING = ".guard"
+
+
+def protect(root: Path) -> None:
+    """Every file that is read has its guard afterwards, and lies on the disk itself. Raises OSError."""
+    have = {path.name for path in (root / FOLDER).glob("*" + ENDING)}
+    folders = set()
+    for path in guarded_files(root):
+        if Path(path).name + ENDING not in have:
+            _sync(root / path)
+            folders.add((root / path).parent)
+            write_guard(root, Guard.of(root, path, copy=not path.startswith("data/")))
+    for folder in folders:
+        _sync(folder)
+    forget(root, manifests_alone=True)
+
+
+def forget(root: Path, *, manifests_alone: bool = False) -> None:
+    """Drops the guards of files that are no longer read."""
+    wanted = {Path(path).name + ENDING for path in guarded_files(root)}
+    for guard in (root / FOLDER).glob("*.manifest" + ENDING if manifests_alone else "*" + ENDING):
+        if guard.name not in wanted:
+            guard.unlink(missing_ok=True)
+
+
+def guarded_files(root: Path) -> list[str]:
+    """Data files, deletion files and the newest manifest, below the store's folder."""
+    data = sorted(f"data/{path.name}" for path in (root / "data").glob("*.lance"))
+    deletions = sorted(f"_deletions/{path.name}" for path in (root / "_deletions").glob("*.[ab]*"))  # arrow, bin
+    newest = newest_manifest(root)
+    return [*data, *deletions, *([f"_versions/{newest}"] if newest else [])]
+
+
+def newest_manifest(root: Path) -> str | None:
+    """Manifests are named by 2^64 - 1 - version, in 20 digits."""
+    return min((path.name for path in (root / "_versions").glob("*.manifest")), default=None)
+
+
+def guards(root: Path) -> Iterator[tuple[str, Guard | None]]:
+    """(name of the guard's file, the guard), None where the guard itself is damaged."""
+    for path in sorted((root / FOLDER).glob("*" + ENDING)):
+        yield path.name, read_guard(path)
+
+
+def read_guard(path: Path) -> Guard | None:
+    try:
+        return Guard.from_bytes(path.read_bytes())
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def write_guard(root: Path, guard: Guard) -> None:
+    (root / FOLDER).mkdir(exist_ok=True)
+    path = root / FOLDER / (Path(guard.path).name + ENDING)
+    half = path.with_suffix(".half")
+    half.write_bytes(guard.to_bytes())
+    half.replace(path)
+
+
+def check_head(root: Path) -> None:
+    """Raises StoreError where what says which rows there are is not as it was written: it is small, and read whole."""
+    found = list(guards_of_head(root))  # before the manifests are listed: a writer may be at work
+    newest = newest_manifest(root)
+    for name, guard in found:
+        lost = name.endswith(".manifest" + ENDING) and (newest is None or name < newest)
+        if lost or (guard is not None and guard.damaged(root) and (root / guard.path).exists()):
+            raise StoreError(f"{root} is damaged ({name.removesuffix(ENDING)}): run `fwd2bot repair {root}`.")
+
+
+def guards_of_head(root: Path) -> Iterator[tuple[str, Guard | None]]:
+    for path in sorted((root / FOLDER).glob("*" + ENDING)):
+        if not path.name.endswith(".lance" + ENDING):
+            yield path.name, read_guard(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
