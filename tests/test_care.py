@@ -96,7 +96,7 @@ def test_one_flipped_byte_in_any_file_is_found_and_given_back(path, part):
 def test_the_image_whose_row_is_hurt_is_named(path):
     file, at = place_of(path, "11")
     flip(file, [at + 3])
-    with pytest.raises(StoreError, match="row of 11 in .* is damaged: run `fwd2bot repair"):
+    with pytest.raises(StoreError, match=r"row of 11 in .* is damaged: run `fwd2bot repair"):
         Store.open(path).get(["11"])
     assert Store.open(path).get(["12"])
     assert [(one.image, one.restorable) for one in verify(path).images] == [("11", True)]
@@ -159,7 +159,7 @@ def test_a_store_without_any_version_that_can_be_read_is_left_alone(path):
     for file in [*(path / "_versions").glob("*.manifest"), *(path / "care").glob("*.manifest.guard")]:
         file.write_bytes(b"x")
     for work in (verify, repair):
-        with pytest.raises(StoreError, match="No version of .* can be read: restore it from a copy"):
+        with pytest.raises(StoreError, match=r"No version of .* can be read: restore it from a copy"):
             work(path)
     assert not path.with_name("s.damaged").exists()
 

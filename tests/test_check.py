@@ -86,4 +86,4 @@ def test_rows_of_a_store_are_sound_until_one_value_is_another(tmp_path):
     at = table.schema.get_field_index("vector")
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers), WIDTH)
     assert check.sound(table.set_column(at, "vector", vectors), check.PARTS).tolist() == [True, False]
-    assert TOKENS * WIDTH * 2 == table["tokens"].type.byte_width
+    assert table["tokens"].type.byte_width == TOKENS * WIDTH * 2

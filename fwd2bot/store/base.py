@@ -197,8 +197,11 @@ class Store(ABC):
         """The figures of the store, without reading its tokens."""
 
     @abstractmethod
-    def tidy(self) -> None:
-        """Delete what commits have left behind, such as rows that no name finds any more."""
+    def tidy(self, *, erase: bool = False) -> None:
+        """Delete what commits have left behind, such as rows that no name finds any more.
+
+        Their bytes leave the disk where much of a file is such rows; with `erase`, in any case.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
@@ -214,6 +217,10 @@ class Store(ABC):
 
     # What all share.
 
+    def vectors(self) -> Iterator[tuple[list[str], Floats]]:
+        """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
+        return self._vectors()
+
     def check(self, fingerprint: str, model: str) -> None:
         """Raises StoreError where the rows were written by another model."""
         if fingerprint != self.header.fingerprint:
@@ -228,7 +235,7 @@ class Store(ABC):
         return list(self.images())
 
     def find(self, image: str) -> str:
-        """The name of an image, which may be asked for by its name or by any end of its path.
+        """The name of an image, which may be asked for by its name, by any end of its path, or by its content hash.
 
         Raises InputError where there is no such image (suggesting the nearest), or more than one.
         """
@@ -236,6 +243,8 @@ class Store(ABC):
         for name in (image, asked):
             if name in self.images():
                 return name
+        if asked in self._by_hash:
+            return self._by_hash[asked]
         ending = "/" + asked.removeprefix("/")
         paths = self._by_last_part[PurePosixPath(asked).name]
         found = {key: name for name, key, path in paths if path.endswith(ending)}  # one a content
@@ -297,6 +306,11 @@ class Store(ABC):
             return ", which is empty: add images with `fwd2bot compress`."
         near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
         return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}."
+
+    @cached_property
+    def _by_hash(self) -> dict[str, str]:
+        """Content hash -> the first name."""
+        return {key: name for name, (key, _) in reversed(self.images().items())}
 
     @cached_property
     def _by_last_part(self) -> dict[str, list[tuple[str, str, str]]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import lance.fragment
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
 from fwd2bot.store.disk import LOCK, lock, translated
 
 HEADER_KEY = b"fwd2bot"
+WORTH_REWRITING = 0.1  # of a data file's rows are deleted
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
 _OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "modified", "width", "height"]
@@ -173,27 +175,44 @@ class LanceStore(Store):
             guards.protect(self.path)
 
     def remove(self, names: Sequence[str]) -> None:
+        if not names:
+            return
         with self.writing(), translated(self.path, "written"):
             self._refresh()
             left: dict[str, dict[str, str]] = {}
             for name in names:
                 key = self._owner(name)
                 left.setdefault(key, dict(self._index()[key].names)).pop(name)
-            if left:
-                merge = self._dataset.merge_insert("hash")
-                merge.when_matched_update_all().execute(self._renamed(left))
-                self._forget()
+            merge = self._dataset.merge_insert("hash")
+            merge.when_matched_update_all().execute(self._renamed(left))
+            self._forget()
             guards.protect(self.path)
 
-    def tidy(self) -> None:
+    def tidy(self, *, erase: bool = False) -> None:
         with self.writing(), translated(self.path, "written"):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
+            self._rewrite(0.0 if erase else WORTH_REWRITING)
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
             guards.protect(self.path)
             guards.forget(self.path)
+
+    def _rewrite(self, share: float) -> None:
+        """Data files of which more than a share of the rows are deleted, without those."""
+        groups = []
+        for fragment in self._dataset.get_fragments():
+            if fragment.num_deletions > share * fragment.physical_rows:
+                parts = []
+                if fragment.count_rows():
+                    reader = fragment.scanner().to_reader()
+                    parts = lance.fragment.write_fragments(reader, self._dataset, schema=reader.schema)
+                groups.append(lance.LanceOperation.RewriteGroup([fragment.metadata], parts))
+        if groups:
+            rewrite = lance.LanceOperation.Rewrite(groups=groups, rewritten_indices=[])
+            lance.LanceDataset.commit(_uri(self.path), rewrite, read_version=self._dataset.version)
+            self._forget()
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
         index, images = self._index(), self.images()
@@ -251,7 +270,8 @@ class LanceStore(Store):
             entries[key] = _Entry(offset, names)
             self._owners.update(dict.fromkeys(names, key))
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
+        for cached in ("_by_last_part", "_by_hash"):
+            self.__dict__.pop(cached, None)
 
     def _who(self) -> pa.Table:
         """Of every row what says who it is. Raises StoreError where one is damaged."""
@@ -272,7 +292,8 @@ class LanceStore(Store):
             raise StoreError(f"{self.path} was replaced since it was opened: open it again.")
         self._entries = None
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
+        for cached in ("_by_last_part", "_by_hash"):
+            self.__dict__.pop(cached, None)
 
     def _refresh(self) -> None:
         """Take in what others have committed."""
