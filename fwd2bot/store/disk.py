@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -34,9 +34,9 @@ def _take(lock: TextIO, path: Path) -> None:
             f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again "
             "(only what is missing will be compressed)."
         ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    with suppress(OSError):  # the disk is full: the right is there without it, and tidying may make room
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), str(os.getpid()).encode())
 
 
 @contextmanager

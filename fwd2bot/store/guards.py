@@ -35,6 +35,9 @@ def forget(root: Path, *, manifests_alone: bool = False) -> None:
     for guard in (root / FOLDER).glob("*.manifest" + ENDING if manifests_alone else "*" + ENDING):
         if guard.name not in wanted:
             guard.unlink(missing_ok=True)
+    if not manifests_alone:
+        for half in (root / FOLDER).glob("*.half"):
+            half.unlink(missing_ok=True)
 
 
 def guarded_files(root: Path) -> list[str]:
@@ -67,8 +70,11 @@ def write_guard(root: Path, guard: Guard) -> None:
     (root / FOLDER).mkdir(exist_ok=True)
     path = root / FOLDER / (Path(guard.path).name + ENDING)
     half = path.with_suffix(".half")
-    half.write_bytes(guard.to_bytes())
-    half.replace(path)
+    try:
+        half.write_bytes(guard.to_bytes())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def check_head(root: Path) -> None:

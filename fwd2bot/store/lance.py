@@ -7,7 +7,7 @@ read meanwhile: a commit is a new version of the data set, and appears whole or 
 import datetime
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ class LanceStore(Store):
             return
         with lock(self.path):
             self._refresh()
-            with translated(self.path, "written"):
+            with suppress(OSError):  # a full disk; the next commit tries again
                 guards.protect(self.path)  # what a writer that died committed without coming to it
             self._depth += 1
             try:
