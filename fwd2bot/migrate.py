@@ -12,7 +12,7 @@ from fwd2bot.errors import ImageError, InputError, StoreError
 from fwd2bot.ingest import Ingest
 from fwd2bot.store import Store
 from fwd2bot.store.disk import translated
-from fwd2bot.store.swap import free_name, replace_folder
+from fwd2bot.store.swap import beside, free_name, real_folder, replace_folder
 
 
 @dataclass(kw_only=True)
@@ -43,8 +43,8 @@ def migrate(
     """
     if batch_size < 1:
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
-    old = Store.open(path)
-    half = old.path.with_name(f"{old.path.name}.migrating")
+    old = Store.open(real_folder(Path(path)))
+    half = beside(old.path, "migrating")
     quantisation = quantisation or old.header.quantisation
     _check_new(model, old, num_tokens, quantisation)
     began = time.monotonic()

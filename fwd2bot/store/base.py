@@ -200,7 +200,8 @@ class Store(ABC):
     def tidy(self, *, erase: bool = False) -> None:
         """Delete what commits have left behind, such as rows that no name finds any more.
 
-        Their bytes leave the disk where much of a file is such rows; with `erase`, in any case.
+        Where `erase`, the bytes of such rows leave the disk: their files are written again without them, and a
+        reader that had the store open is told to open it again.
         """
 
     @abstractmethod

@@ -22,10 +22,9 @@ from fwd2bot.store import check, guards
 from fwd2bot.store.disk import LOCK, lock, translated
 from fwd2bot.store.lance import check_place, open_store
 from fwd2bot.store.parity import Guard
-from fwd2bot.store.swap import free_name, replace_folder
+from fwd2bot.store.swap import beside, free_name, real_folder, replace_folder
 
 BLOCK = 1024  # rows that are read at once
-REPAIRING = "repairing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def repair(path: str | Path) -> Repaired:
 
     Killed at any time, the store is as it was, or whole. Raises StoreError as `verify` does, or where the disk is full.
     """
-    path = Path(path)
+    path = real_folder(Path(path))
     with lock(check_place(path)):
         damage = _damage(path)
         found = _verify(path, damage)
@@ -93,7 +92,7 @@ def repair(path: str | Path) -> Repaired:
             return report
         report.restored = [one.file for one in found.damaged if one.restorable]
         report.gone = [one.image for one in found.images if not one.restorable]
-        new = path.with_name(f"{path.name}.{REPAIRING}")
+        new = beside(path, "repairing")
         with translated(path, "written"):
             shutil.rmtree(new, ignore_errors=True)
             _lay_out(path, new, damage, heal_data=True, link=_hard_link)

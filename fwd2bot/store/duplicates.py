@@ -66,7 +66,8 @@ def _groups(names: list[str], pairs: list[tuple[int, int, float]], parent: list[
 
     for i, j, _ in pairs:
         parent[root(j)] = root(i)
-    members, lowest = defaultdict(set), defaultdict(lambda: 1.0)
+    members: dict[int, set[str]] = defaultdict(set)
+    lowest: dict[int, float] = defaultdict(lambda: 1.0)
     for i, j, score in pairs:
         members[root(i)] |= {names[i], names[j]}
         lowest[root(i)] = min(lowest[root(i)], score)

@@ -17,40 +17,47 @@ ENDING = ".guard"
 
 def protect(root: Path) -> None:
     """Every file that is read has its guard afterwards, and lies on the disk itself. Raises OSError."""
-    have = {path.name for path in (root / FOLDER).glob("*" + ENDING)}
-    folders = set()
-    for path in guarded_files(root):
+    have = set(_names(root, FOLDER))
+    files, folders = guarded_files(root), set()
+    for path in files:
         if Path(path).name + ENDING not in have:
             _sync(root / path)
             folders.add((root / path).parent)
             write_guard(root, Guard.of(root, path, copy=not path.startswith("data/")))
     for folder in folders:
         _sync(folder)
-    forget(root, manifests_alone=True)
+    newest = files[-1] if files else ""
+    for name in have:  # of older manifests, each as long as all before it
+        if name.endswith(".manifest" + ENDING) and name != Path(newest).name + ENDING:
+            (root / FOLDER / name).unlink(missing_ok=True)
 
 
-def forget(root: Path, *, manifests_alone: bool = False) -> None:
-    """Drops the guards of files that are no longer read."""
+def forget(root: Path) -> None:
+    """Drops the guards of files that are no longer read, and what was cut off while it was written."""
     wanted = {Path(path).name + ENDING for path in guarded_files(root)}
-    for guard in (root / FOLDER).glob("*.manifest" + ENDING if manifests_alone else "*" + ENDING):
-        if guard.name not in wanted:
-            guard.unlink(missing_ok=True)
-    if not manifests_alone:
-        for half in (root / FOLDER).glob("*.half"):
-            half.unlink(missing_ok=True)
+    for name in _names(root, FOLDER):
+        if name not in wanted:
+            (root / FOLDER / name).unlink(missing_ok=True)
 
 
 def guarded_files(root: Path) -> list[str]:
-    """Data files, deletion files and the newest manifest, below the store's folder."""
-    data = sorted(f"data/{path.name}" for path in (root / "data").glob("*.lance"))
-    deletions = sorted(f"_deletions/{path.name}" for path in (root / "_deletions").glob("*.[ab]*"))  # arrow, bin
+    """Data files, deletion files and, last, the newest manifest, below the store's folder."""
+    data = [f"data/{name}" for name in _names(root, "data") if name.endswith(".lance")]
+    deletions = [f"_deletions/{name}" for name in _names(root, "_deletions") if name.endswith((".arrow", ".bin"))]
     newest = newest_manifest(root)
     return [*data, *deletions, *([f"_versions/{newest}"] if newest else [])]
 
 
 def newest_manifest(root: Path) -> str | None:
     """Manifests are named by 2^64 - 1 - version, in 20 digits."""
-    return min((path.name for path in (root / "_versions").glob("*.manifest")), default=None)
+    return next((name for name in _names(root, "_versions") if name.endswith(".manifest")), None)
+
+
+def _names(root: Path, part: str) -> list[str]:
+    try:
+        return sorted(os.listdir(root / part))  # noqa: PTH208 (of many thousands, names are enough)
+    except FileNotFoundError:
+        return []
 
 
 def guards(root: Path) -> Iterator[tuple[str, Guard | None]]:

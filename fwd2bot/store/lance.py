@@ -24,11 +24,10 @@ from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
 from fwd2bot.store.disk import LOCK, lock, translated
 
 HEADER_KEY = b"fwd2bot"
-WORTH_REWRITING = 0.1  # of a data file's rows are deleted
+WHO_AND_VECTOR = ("check", "vector_check")
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
 _OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "modified", "width", "height"]
-_LAST_VERSION = 2**64 - 1
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
 
@@ -98,6 +97,7 @@ class LanceStore(Store):
     def __init__(self, path: Path, header: Header, dataset: Any) -> None:
         super().__init__(path, header)
         self._dataset = dataset
+        self._folder = path.stat().st_ino
         self._entries: dict[str, _Entry] | None = None  # by content hash
         self._owners: dict[str, str] = {}  # name -> content hash
         self._sorted: dict[str, tuple[str, str]] | None = None
@@ -107,7 +107,7 @@ class LanceStore(Store):
         return sum(1 for entry in self._index().values() if entry.names)
 
     def listing(self) -> Iterator[Row]:
-        with translated(self.path, "read"):
+        with self._reading():
             table = self._who()
         found: list[Row] = []
         for batch in table.to_batches():
@@ -129,7 +129,7 @@ class LanceStore(Store):
         return self._sorted
 
     def info(self) -> StoreInfo:
-        with translated(self.path, "read"):
+        with self._reading():
             table = self._who().combine_chunks()
             names = np.diff(_offsets(table["names"]))
             header = {name: getattr(self.header, name) for name in _OF_HEADER}
@@ -193,17 +193,17 @@ class LanceStore(Store):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
-            self._rewrite(0.0 if erase else WORTH_REWRITING)
+            if erase:
+                self._rewrite_without_deleted()
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
             guards.protect(self.path)
             guards.forget(self.path)
 
-    def _rewrite(self, share: float) -> None:
-        """Data files of which more than a share of the rows are deleted, without those."""
+    def _rewrite_without_deleted(self) -> None:
         groups = []
         for fragment in self._dataset.get_fragments():
-            if fragment.num_deletions > share * fragment.physical_rows:
+            if fragment.num_deletions:
                 parts = []
                 if fragment.count_rows():
                     reader = fragment.scanner().to_reader()
@@ -218,7 +218,7 @@ class LanceStore(Store):
         index, images = self._index(), self.images()
         if not names:
             return []
-        with translated(self.path, "read"):
+        with self._reading():
             offsets = [index[images[name][0]].offset for name in names]
             table = self._dataset.take(offsets, columns=check.columns_of(check.PARTS))
             for name, key, whole in zip(names, table["hash"].to_pylist(), check.sound(table, check.PARTS), strict=True):
@@ -243,11 +243,11 @@ class LanceStore(Store):
         ]
 
     def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
-        with translated(self.path, "read"):
-            index = self._index()
-            for batch in self._dataset.to_batches(columns=check.columns_of(["vector_check"]), batch_size=8192):
-                self._check(batch, "vector_check")
-                names = [min(index[key.hex()].names, default="") for key in batch["hash"].to_pylist()]
+        with self._reading():
+            for batch in self._dataset.to_batches(columns=check.columns_of(WHO_AND_VECTOR), batch_size=8192):
+                for part in WHO_AND_VECTOR:
+                    self._check(batch, part)
+                names = [min(names, default="") for names in batch["names"].to_pylist()]
                 vectors = _matrix(batch["vector"], self.header.width)
                 named = np.array([name != "" for name in names], dtype=bool)
                 yield [name for name in names if name], vectors if named.all() else vectors[named]
@@ -256,7 +256,7 @@ class LanceStore(Store):
 
     def _index(self) -> dict[str, _Entry]:
         if self._entries is None:
-            with translated(self.path, "read"):
+            with self._reading():
                 table = self._who()
                 columns = (table[name].to_pylist() for name in ("hash", "names", "paths"))
             self._entries, self._owners = {}, {}
@@ -289,15 +289,26 @@ class LanceStore(Store):
     def _forget(self) -> None:
         self._dataset = _open(self.path)
         if _header(self.path, self._dataset) != self.header:
-            raise StoreError(f"{self.path} was replaced since it was opened: open it again.")
+            raise StoreError(f"{self.path} was changed since it was opened: open it again.")
         self._entries = None
         self._sorted = None
         for cached in ("_by_last_part", "_by_hash"):
             self.__dict__.pop(cached, None)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with translated(self.path, "read"):
+                yield
+        except StoreError as error:
+            newest = guards.newest_manifest(self.path)
+            if self.path.stat().st_ino == self._folder and newest == _manifest(self._dataset.version):
+                raise
+            raise StoreError(f"{self.path} was changed since it was opened: open it again.") from error
+
     def _refresh(self) -> None:
         """Take in what others have committed."""
-        with translated(self.path, "read"):
+        with self._reading():
             if self._dataset.latest_version != self._dataset.version:
                 self._forget()
 
@@ -398,9 +409,14 @@ def _open(path: Path) -> Any:
     guards.check_head(path)
     dataset = lance.dataset(_uri(path))
     newest = guards.newest_manifest(path)
-    if newest is None or dataset.version < _LAST_VERSION - int(newest.removesuffix(".manifest")):
+    if newest is None or _manifest(dataset.version) > newest:
         raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
     return dataset
+
+
+def _manifest(version: int) -> str:
+    """The name of a version's file."""
+    return f"{2**64 - 1 - version:020}.manifest"
 
 
 def _header(path: Path, dataset: Any) -> Header:

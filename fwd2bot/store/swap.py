@@ -17,12 +17,22 @@ def replace_folder(new: Path, old: Path, aside: Path) -> None:
         new.rename(old)
 
 
+def real_folder(path: Path) -> Path:
+    """The folder that a link leads to, and a name for `.`: what can have a neighbour and be replaced."""
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+
+
+def beside(path: Path, ending: str) -> Path:
+    """album.store -> album.store.ending"""
+    return path.with_name(f"{path.name}.{ending}")
+
+
 def free_name(path: Path, ending: str) -> Path:
     """album.store -> album.store.ending, or .ending-2 where that is taken."""
-    number, free = 1, path.with_name(f"{path.name}.{ending}")
+    number, free = 1, beside(path, ending)
     while free.exists():
         number += 1
-        free = path.with_name(f"{path.name}.{ending}-{number}")
+        free = beside(path, f"{ending}-{number}")
     return free
 
 
