@@ -35,16 +35,19 @@ def migrate(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> MigrateReport:
-    """Stopped at any time, run again: what was compressed is not done again, and the old store is as it was.
+    """Rows have as many tokens, kept in the same way, as the old ones, where nothing else is asked.
 
-    A file that has changed since is taken as it is now. Raises StoreError where the store cannot be read or written, or
-    a migration to another model was begun; InputError where its rows are this model's already, or the model makes none;
-    ImageError where no file is there any more.
+    Stopped at any time, run again: what was compressed is not done again, and the old store is as it was. A file that
+    has changed since is taken as it is now.
+
+    Raises StoreError where the store cannot be read or written, or a migration to another model was begun; InputError
+    where its rows are this model's already, or the model makes no such rows; ImageError where no file is there.
     """
     if batch_size < 1:
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
     old = Store.open(real_folder(Path(path)))
     half = beside(old.path, "migrating")
+    num_tokens = old.header.num_tokens if num_tokens is None else num_tokens
     quantisation = quantisation or old.header.quantisation
     _check_new(model, old, num_tokens, quantisation)
     began = time.monotonic()
@@ -65,16 +68,16 @@ def migrate(
     return report
 
 
-def _check_new(model: Model, old: Store, num_tokens: int | None, quantisation: str) -> None:
+def _check_new(model: Model, old: Store, num_tokens: int, quantisation: str) -> None:
     header = old.header
-    same = (header.fingerprint, header.quantisation) == (model.fingerprint, quantisation)
-    if same and num_tokens in (None, header.num_tokens):
+    there = (header.fingerprint, header.num_tokens, header.quantisation)
+    if there == (model.fingerprint, num_tokens, quantisation):
         raise InputError(f"The rows of {old.path} were written by {model.name} as it is: there is nothing to migrate.")
     if not old.names():
         raise InputError(f"{old.path} is empty: make a new store with `fwd2bot compress`.")
 
 
-def _begun(model: Model, half: Path, num_tokens: int | None, quantisation: str) -> Store:
+def _begun(model: Model, half: Path, num_tokens: int, quantisation: str) -> Store:
     try:
         return open_or_create(model, half, num_tokens=num_tokens, quantisation=quantisation)
     except StoreError as error:

@@ -4,8 +4,8 @@
 
 A case flips bytes of one to three files (data, manifest, deletions, guards, anything), cuts them, lengthens or deletes
 them. Then the store is opened, counted, searched and read: each gives what the whole store gave, or a StoreError.
-`verify` must find what was done to any file that is read and has its guard; a repair, every tenth time, must leave a whole store
-that holds right rows alone, and no row less than `verify` said. Cases run in child processes, so that a crash is seen.
+`verify` must find what was done to any file that is read and has its guard; a repair, every tenth time, must leave a
+whole store of right rows, and lose none in silence. Cases run in child processes, so that a crash is seen.
 """
 
 import argparse

@@ -180,6 +180,7 @@ def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
     ("options", "code", "says"),
     [
         ((), 2, "written by fake as it is: there is nothing to migrate"),
+        (("--tokens", "0"), 2, "fake gives 1 to 4 tokens an image, not 0"),
         (("--tokens", "9"), 2, "fake gives 1 to 4 tokens an image, not 9"),
         (("--batch", "0"), 2, "at least 1 picture, not 0"),
         (("--model", "none"), 4, "no model none"),
@@ -190,6 +191,18 @@ def test_migrate_says_what_is_wrong(run, photos, options, code, says):
     assert (ran.code, ran.out) == (code, "")
     assert says in ran.err
     assert len(Store.open("album.store")) == 3
+
+
+def test_migrate_keeps_the_shape_of_the_rows_unless_asked(run, photos):
+    assert run("migrate", "album.store", "--tokens", "2", "--quantise", "int8").code == 0
+    assert run("migrate", "album.store", "--model", "other").code == 0
+    header = Store.open("album.store").header
+    assert (header.model, header.num_tokens, header.quantisation) == ("other", 2, "int8")
+    assert run("migrate", "album.store").code == 2  # the other one wrote it
+    assert sorted(path.name for path in photos.parent.glob("*.before*")) == [
+        "album.store.before",
+        "album.store.before-2",
+    ]
 
 
 def test_migrate_without_any_file_leaves_the_store_as_it_is(run, album):

@@ -292,8 +292,8 @@ def _migrate(commands: _Commands) -> None:
     about = "Compress a store's images again with another model; the old rows answer until that is done."
     parser = _command(commands, "migrate", about, _model(), _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
-    _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
-    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how to keep tokens (default: as they are kept)")
+    _tokens(parser, "tokens an image, of those that the model offers (default: as many as now)")
+    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how to keep tokens (default: as now)")
     parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
 
 
