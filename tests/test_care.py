@@ -41,7 +41,7 @@ def assert_holds_all(path: Path, names: set[str]) -> None:
     expected = {name: make_row(name, CONTENTS[name]) for name in names}
     for row in store.get(sorted(names)):
         assert row.hash == expected[row.name].hash
-        assert (row.vector == expected[row.name].vector).all()
+        assert row.vector == pytest.approx(expected[row.name].vector, abs=0.01)
 
 
 def largest(path: Path, part: str) -> Path:
@@ -106,7 +106,7 @@ def test_damage_beyond_its_guard_costs_the_rows_that_it_hit_alone(path):
     for guard in (path / "care").glob("*.lance.guard"):
         guard.write_bytes(b"gone")
     file, at = place_of(path, "11")
-    flip(file, [at, at + 64])  # the next row's tokens, too
+    flip(file, [at, at + 16])  # the next row's tokens, too
     found = verify(path)
     assert {(one.image, one.restorable) for one in found.images} == {("11", False), ("12", False)}
     report = repair(path)
