@@ -36,9 +36,10 @@ def schema(header: Header, *, checked: bool = True) -> pa.Schema:
 
 def table_of(header: Header, new: list[New]) -> pa.Table:
     """Rows that come in, encoded, with their checks."""
-    tokens = [header.quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
-    vectors = [row.vector for row, _ in new if row.vector is not None]
-    flat = np.stack(vectors) if vectors else np.zeros((0, header.width), dtype=np.float32)
+    tokens = np.zeros((len(new), header.num_tokens, header.width), dtype=np.float32)
+    vectors = np.zeros((len(new), header.width), dtype=np.float32)
+    for place, (row, _) in enumerate(new):
+        tokens[place], vectors[place] = row.tokens, row.vector
     columns = {
         "hash": [bytes.fromhex(row.hash) for row, _ in new],
         "names": [list(names) for _, names in new],
@@ -47,8 +48,8 @@ def table_of(header: Header, new: list[New]) -> pa.Table:
         "modified": [row.modified for row, _ in new],
         "width": [row.width for row, _ in new],
         "height": [row.height for row, _ in new],
-        "tokens": tokens,
-        "vector": [code.tobytes() for code in header.vector_quantiser.encode(flat)],
+        "tokens": [codes.tobytes() for codes in header.quantiser.encode(tokens)],
+        "vector": [codes.tobytes() for codes in header.vector_quantiser.encode(vectors)],
         "time": [int(time.time())] * len(new),
     }
     return with_checks(pa.table(columns, schema=schema(header, checked=False)))
