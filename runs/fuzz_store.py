@@ -28,7 +28,7 @@ from fwd2bot.store import Row, Store
 from fwd2bot.store.care import repair, verify
 from fwd2bot.store.guards import ENDING, FOLDER, guarded_files
 
-TOKENS, WIDTH, CHUNK = 4, 16, 200
+TOKENS, WIDTH, CHUNK = 4, 128, 200
 
 
 def row(number: int) -> Row:
@@ -93,8 +93,9 @@ def damage(path: Path, chance: random.Random) -> set[str]:
         if kind == "gone":
             file.unlink()
         elif kind in ("flip", "many"):
+            last = chance.choice([3000, len(content), len(content)])  # what says where all lies is at the end
             for _ in range(1 if kind == "flip" else chance.randrange(2, 60)):
-                content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
+                content[-1 - chance.randrange(min(last, len(content)))] ^= chance.randrange(1, 256)
         elif kind == "hole":
             start = chance.randrange(len(content))
             content[start : start + 512] = bytes(len(content[start : start + 512]))

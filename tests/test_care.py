@@ -5,24 +5,36 @@ import random
 import shutil
 from pathlib import Path
 
+import lance
 import pytest
+import store_rows
 from store_rows import assert_holds, make_row, name_only, new_store
 
 from fwd2bot.errors import StoreError
 from fwd2bot.store import Store
 from fwd2bot.store.care import repair, verify
 
+WIDE = 128
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty rows in two data files, with a deletion file, two names of one row and an empty row."""
-    store = new_store(tmp_path_factory.mktemp("stores") / "s")
-    for part in (range(40), range(40, 60)):
-        store.add([make_row(f"{i}") for i in part])
-    store.add([make_row("3", "new"), name_only("again", "7")])
-    store.tidy()
-    store.remove(["5"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_rows, "WIDTH", WIDE)
+        store = new_store(tmp_path_factory.mktemp("stores") / "s")
+        for part in (range(40), range(40, 60)):
+            store.add([make_row(f"{i}") for i in part])
+        store.add([make_row("3", "new"), name_only("again", "7")])
+        store.tidy()
+        store.remove(["5"])
     return store.path
+
+
+@pytest.fixture(autouse=True)
+def wide_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as a model's, which Lance keeps as they are, one after the other."""
+    monkeypatch.setattr(store_rows, "WIDTH", WIDE)
 
 
 @pytest.fixture
@@ -102,11 +114,30 @@ def test_the_image_whose_row_is_hurt_is_named(path):
     assert [(one.image, one.restorable) for one in verify(path).images] == [("11", True)]
 
 
+def test_a_file_that_lance_must_not_see_is_not_shown_to_it(path, monkeypatch):
+    file, _ = place_of(path, "50")
+    flip(file, [file.stat().st_size - 60])  # what says where everything lies
+
+    def see(*arguments: object, **options: object) -> None:
+        raise AssertionError("Lance reads it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance.LanceDataset, "take", see)
+        patch.setattr(lance.LanceDataset, "to_table", see)
+        with pytest.raises(StoreError, match=f"damaged .data/{file.name}.: run `fwd2bot repair"):
+            Store.open(path)
+    found = verify(path)
+    assert len(found.images) == 20
+    assert all(image.restorable for image in found.images)
+    repair(path)
+    assert_holds_all(path, NAMES)
+
+
 def test_damage_beyond_its_guard_costs_the_rows_that_it_hit_alone(path):
     for guard in (path / "care").glob("*.lance.guard"):
         guard.write_bytes(b"gone")
     file, at = place_of(path, "11")
-    flip(file, [at, at + 16])  # the next row's tokens, too
+    flip(file, [at, at + 4 * (WIDE // 4 + 2)])  # the next row's tokens, too
     found = verify(path)
     assert {(one.image, one.restorable) for one in found.images} == {("11", False), ("12", False)}
     report = repair(path)

@@ -13,7 +13,8 @@ SIZES = [0, 1, 63, 64, 65, 500, 4096, 12_831, 300_001]
 def guarded(folder: Path, size: int, *, copy: bool = False) -> tuple[Guard, bytes]:
     content = random.Random(size).randbytes(size)
     (folder / "f").write_bytes(content)
-    return Guard.from_bytes(Guard.of(folder, "f", copy=copy).to_bytes()), content
+    (folder / "guard").write_bytes(Guard.of(folder, "f", copy=copy, plain=[(70, size - 70)]).to_bytes())
+    return Guard.read(folder / "guard"), content
 
 
 def heals(guard: Guard, folder: Path, content: bytes) -> bool:
@@ -79,5 +80,21 @@ def test_a_guard_of_a_large_file_is_small(tmp_path):
 def test_a_damaged_guard_says_so(tmp_path, at):
     content = bytearray(guarded(tmp_path, 4000)[0].to_bytes())
     content[at] ^= 1
-    with pytest.raises(ValueError, match="check"):
-        Guard.from_bytes(bytes(content))
+    (tmp_path / "guard").write_bytes(content)
+    with pytest.raises(ValueError, match=r"check|Expecting|delimiter|Invalid|decode"):
+        Guard.read(tmp_path / "guard")
+
+
+@pytest.mark.parametrize("size", [500, 12_831, 300_001])
+def test_a_file_can_be_read_while_plain_bytes_alone_are_hurt(tmp_path, size):
+    guard, content = guarded(tmp_path, size)
+    guard = Guard.read(tmp_path / "guard", parity=False)
+    assert guard.can_be_read(tmp_path)
+    for at, fine in ((0, False), (size // 2, True), (size - 1, False), (69, False), (size - 70, False)):
+        (tmp_path / "f").write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        assert guard.can_be_read(tmp_path) is fine
+    for other in (content[:-1], content + b"x"):
+        (tmp_path / "f").write_bytes(other)
+        assert not guard.can_be_read(tmp_path)
+    (tmp_path / "f").unlink()
+    assert not guard.can_be_read(tmp_path)

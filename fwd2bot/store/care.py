@@ -7,7 +7,7 @@ that are still hurt after that are dropped, and all others kept.
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 
 import lance
 import pyarrow as pa
-from lance.file import LanceFileReader
 
 from fwd2bot.errors import StoreError
 from fwd2bot.store import check, guards
@@ -229,12 +228,11 @@ def _newest(view: Path) -> Any:
 # Rows.
 
 
-def _hurt(dataset: Any, damage: Collection[str]) -> list[int]:
+def _hurt(dataset: Any, damage: _Damage) -> list[int]:
     """Positions of rows that are not as they were written."""
     hurt: list[int] = []
     for fragment, positions in _fragments(dataset):
-        files = {f"data/{file.path}" for file in fragment.data_files()}
-        if not files.isdisjoint(damage) and not _can_be_opened(dataset, files):
+        if not _can_be_opened(dataset, [file.path for file in fragment.data_files()], damage):
             hurt += positions
             continue
         for start in range(0, len(positions), BLOCK):
@@ -268,13 +266,13 @@ def _count_named(dataset: Any) -> int:
     return sum(1 for names in every if names != [])
 
 
-def _can_be_opened(dataset: Any, files: Iterable[str]) -> bool:
-    try:
-        with translated(Path(dataset.uri), "read"):
-            for file in files:
-                LanceFileReader(str(Path(dataset.uri, file))).metadata()
-    except StoreError:
-        return False
+def _can_be_opened(dataset: Any, files: Iterable[str], damage: _Damage) -> bool:
+    """Whether Lance may see these files: what tells it how to read them is as it was."""
+    root = Path(dataset.uri)
+    for file in files:
+        guard = damage.get(f"data/{file}", (None,))[0]
+        if guard is not None and not guard.can_be_read(root):
+            return False
     return True
 
 
@@ -298,7 +296,7 @@ def _pieces(dataset: Any, positions: Sequence[int], columns: list[str]) -> Itera
         yield from _pieces(dataset, positions[half:], columns)
 
 
-def _drop_hurt_rows(new: Path, damage: Collection[str]) -> None:
+def _drop_hurt_rows(new: Path, damage: _Damage) -> None:
     """Rewrites the fragments that have such rows with all their others."""
     dataset = _newest(new)
     hurt = set(_hurt(dataset, damage))

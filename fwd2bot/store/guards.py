@@ -5,10 +5,11 @@ are kept twice. Lists of files of older versions and notes on transactions are n
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fwd2bot.errors import StoreError
+from fwd2bot.store.layout import plain_ranges
 from fwd2bot.store.parity import Guard
 
 FOLDER = "care"
@@ -23,7 +24,8 @@ def protect(root: Path) -> None:
         if Path(path).name + ENDING not in have:
             _sync(root / path)
             folders.add((root / path).parent)
-            write_guard(root, Guard.of(root, path, copy=not path.startswith("data/")))
+            data = path.startswith("data/")
+            write_guard(root, Guard.of(root, path, copy=not data, plain=plain_ranges(root / path) if data else ()))
     for folder in folders:
         _sync(folder)
     newest = files[-1] if files else ""
@@ -66,9 +68,9 @@ def guards(root: Path) -> Iterator[tuple[str, Guard | None]]:
         yield path.name, read_guard(path)
 
 
-def read_guard(path: Path) -> Guard | None:
+def read_guard(path: Path, *, parity: bool = True) -> Guard | None:
     try:
-        return Guard.from_bytes(path.read_bytes())
+        return Guard.read(path, parity=parity)
     except (ValueError, KeyError, TypeError, OSError):
         return None
 
@@ -92,6 +94,14 @@ def check_head(root: Path) -> None:
         lost = name.endswith(".manifest" + ENDING) and (newest is None or name < newest)
         if lost or (guard is not None and guard.damaged(root) and (root / guard.path).exists()):
             raise StoreError(f"{root} is damaged ({name.removesuffix(ENDING)}): run `fwd2bot repair {root}`.")
+
+
+def check_form(root: Path, names: Iterable[str]) -> None:
+    """Raises StoreError where one of these data files could lead Lance astray; their rows have checks of their own."""
+    for name in names:
+        guard = read_guard(root / FOLDER / (name + ENDING), parity=False)
+        if guard is not None and not guard.can_be_read(root):
+            raise StoreError(f"{root} is damaged (data/{name}): run `fwd2bot repair {root}`.")
 
 
 def guards_of_head(root: Path) -> Iterator[tuple[str, Guard | None]]:

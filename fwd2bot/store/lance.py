@@ -54,7 +54,7 @@ def is_new(path: Path) -> bool:
 def open_store(path: Path) -> "LanceStore":
     """Raises StoreError where there is no store, or it cannot be read."""
     with translated(check_place(path), "read"):
-        dataset = _open(path)
+        dataset = _open(path, known=set())
         return LanceStore(path, _header(path, dataset), dataset)
 
 
@@ -338,7 +338,8 @@ class LanceStore(Store):
             raise StoreError(f"{self.path} is damaged (rows: {hurt:,}): run `fwd2bot repair {self.path}`.")
 
     def _forget(self) -> None:
-        self._dataset = _open(self.path)
+        known = {file.path for fragment in self._dataset.get_fragments() for file in fragment.data_files()}
+        self._dataset = _open(self.path, known)
         if _header(self.path, self._dataset) != self.header:
             raise StoreError(f"{self.path} was changed since it was opened: open it again.")
         self._entries = None
@@ -401,13 +402,18 @@ class LanceStore(Store):
         return under_names(table, list(renamed.values()))
 
 
-def _open(path: Path) -> Any:
-    """The newest version. Raises StoreError where what says which rows it has is damaged."""
+def _open(path: Path, known: set[str]) -> Any:
+    """The newest version. Raises StoreError where what says which rows it has, or how to read them, is damaged.
+
+    Data files that are known were looked at before.
+    """
     guards.check_head(path)
     dataset = lance.dataset(_uri(path))
     newest = guards.newest_manifest(path)
     if newest is None or _manifest(dataset.version) > newest:
         raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
+    files = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
+    guards.check_form(path, sorted(files - known))
     return dataset
 
 

@@ -7,7 +7,7 @@ A guard takes a 40th of a large file. Where every block is a group of its own, i
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,9 +31,10 @@ class Guard:
     block: int
     crcs: NDArray[np.uint32]
     parity: Bytes  # (groups, block)
+    plain: tuple[tuple[int, int], ...] = ()  # (begin, end) of bytes that need not be sound for the file to be read
 
     @classmethod
-    def of(cls, root: Path, path: str, *, copy: bool = False) -> "Guard":
+    def of(cls, root: Path, path: str, *, copy: bool = False, plain: Sequence[tuple[int, int]] = ()) -> "Guard":
         """Of the file as it is now. Raises OSError where it cannot be read."""
         size = (root / path).stat().st_size
         block = LARGEST_BLOCK
@@ -47,25 +48,51 @@ class Guard:
             for stripe in _stripes(file, size, parity.shape):
                 parity[: len(stripe)] ^= stripe
                 crcs += [zlib.crc32(one) for one in stripe]
-        return cls(path=path, size=size, block=block, crcs=np.array(crcs, dtype="<u4"), parity=parity)
+        return cls(
+            path=path, size=size, block=block, crcs=np.array(crcs, dtype="<u4"), parity=parity, plain=tuple(plain)
+        )
 
     def to_bytes(self) -> bytes:
         head = {"path": self.path, "size": self.size, "block": self.block, "groups": len(self.parity)}
-        content = json.dumps(head).encode() + b"\n" + self.crcs.tobytes() + self.parity.tobytes()
-        return content + zlib.crc32(content).to_bytes(4, "little")
+        sums = json.dumps({**head, "plain": self.plain}).encode() + b"\n" + self.crcs.tobytes()
+        return b"".join(part + zlib.crc32(part).to_bytes(4, "little") for part in (sums, self.parity.tobytes()))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "Guard":
-        """Raises ValueError where the guard itself is damaged."""
-        body, crc = content[:-4], content[-4:]
-        if zlib.crc32(body) != int.from_bytes(crc, "little"):
-            raise ValueError("its check does not fit")
-        text, _, rest = body.partition(b"\n")
-        head = json.loads(text)
-        block, count = head["block"], -(-head["size"] // head["block"])
-        crcs = np.frombuffer(rest[: 4 * count], dtype="<u4")
-        parity = np.frombuffer(rest[4 * count :], dtype=np.uint8).reshape(head["groups"], block)
-        return cls(path=head["path"], size=head["size"], block=block, crcs=crcs, parity=parity)
+    def read(cls, file: Path, *, parity: bool = True) -> "Guard":
+        """Without parity, it finds but does not heal. Raises ValueError where the guard itself is damaged."""
+        with file.open("rb") as opened:
+            line = opened.readline()
+            head = json.loads(line)
+            count = -(-head["size"] // head["block"])
+            sums = opened.read(4 * count)
+            _check(line + sums, opened.read(4))
+            content = opened.read() if parity else b""
+        if parity:
+            _check(content[:-4], content[-4:])
+        groups = np.frombuffer(content[:-4], dtype=np.uint8).reshape(-1, head["block"])
+        plain = tuple((begin, end) for begin, end in head["plain"])
+        crcs = np.frombuffer(sums, dtype="<u4")
+        return cls(path=head["path"], size=head["size"], block=head["block"], crcs=crcs, parity=groups, plain=plain)
+
+    def can_be_read(self, root: Path) -> bool:
+        """Whether the file has its length, and all its bytes but the plain ones are as they were."""
+        file = root / self.path
+        if not file.exists() or file.stat().st_size != self.size:
+            return False
+        with file.open("rb") as opened:
+            for number in self.blocks_of_form():
+                opened.seek(number * self.block)
+                content = opened.read(min(self.block, self.size - number * self.block))
+                if zlib.crc32(content.ljust(self.block, b"\0")) != self.crcs[number]:
+                    return False
+        return True
+
+    def blocks_of_form(self) -> list[int]:
+        """The blocks that are not plain bytes alone."""
+        form = np.ones(len(self.crcs), dtype=bool)
+        for begin, end in self.plain:
+            form[-(-begin // self.block) : end // self.block] = False
+        return np.flatnonzero(form).tolist()
 
     def damaged(self, root: Path) -> list[int]:
         """Blocks of the file that are not as they were (all where it is gone); [-1] where only its end has more."""
@@ -104,6 +131,11 @@ class Guard:
     def damaged_at(self, file: Path) -> list[int]:
         """`damaged` of a file that lies elsewhere."""
         return Guard(**{**vars(self), "path": file.name}).damaged(file.parent)
+
+
+def _check(content: bytes, crc: bytes) -> None:
+    if zlib.crc32(content) != int.from_bytes(crc, "little") or len(crc) != 4:
+        raise ValueError("its check does not fit")
 
 
 def _opened(path: Path) -> BinaryIO:
