@@ -14,7 +14,7 @@ from fwd2bot.errors import StoreError
 from fwd2bot.store import Store
 from fwd2bot.store.care import repair, verify
 
-WIDE = 128
+WIDE = 1024
 
 
 @pytest.fixture(scope="module")
