@@ -74,10 +74,11 @@ def with_header(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 1.: upgrade"),
+        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 2.: upgrade"),
         ("{", "damaged header"),
         ("[]", "damaged header"),
-        (json.dumps({"format": 1}), "damaged header"),
+        (json.dumps({"format": 1}), "older fwd2bot .format 1; this one reads 2.: compress the images again"),
+        (json.dumps({"format": 2}), "damaged header"),
     ],
 )
 def test_open_refuses_a_header_that_it_cannot_read(tmp_path: Path, header: str, says: str) -> None:
@@ -87,7 +88,7 @@ def test_open_refuses_a_header_that_it_cannot_read(tmp_path: Path, header: str, 
 
 @pytest.mark.parametrize("quantisation", ["int3", ""])
 def test_create_refuses_an_unknown_quantisation(tmp_path: Path, quantisation: str) -> None:
-    with pytest.raises(StoreError, match="bf16, int8"):
+    with pytest.raises(StoreError, match="bf16, int8, int4, int2, binary"):
         Store.create(tmp_path / "s", num_tokens=1, width=1, quantisation=quantisation, **MODEL)
     assert not (tmp_path / "s").exists()
 
@@ -193,3 +194,20 @@ def test_kill_9_at_any_time_loses_nothing_acknowledged(tmp_path: Path) -> None:
     store.tidy()
     for name in store.names():
         assert_holds(store, name, name)
+
+
+def test_a_reader_of_files_that_are_gone_is_told_to_open_again(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s")
+    store.add([make_row(f"{i}") for i in range(20)])
+    reader, replaced = Store.open(store.path), Store.open(store.path)
+    assert reader.get(["1"])
+    store.remove(["0"])
+    store.tidy(erase=True)
+    with pytest.raises(StoreError, match="was changed since it was opened: open it again"):
+        reader.get(["1"])
+    other = Store.create(tmp_path / "t", fingerprint="0" * 64, model="other", num_tokens=4, width=8)
+    store.path.rename(tmp_path / "aside")
+    other.path.rename(store.path)
+    with pytest.raises(StoreError, match="was changed since it was opened: open it again"):
+        replaced.add([make_row("new")])
+    assert len(Store.open(store.path)) == 0
