@@ -1,4 +1,4 @@
-"""How fast, how small: a compressor beside the plain LLaVA that it stands on, as ratios within one run.
+"""How fast: a compressor beside the plain LLaVA that it stands on, as ratios within one run.
 
     python benchmarks/speed.py                     # the bundled model; a minute or so on a quiet machine
     python benchmarks/speed.py --model FOLDER --out benchmarks/results/speed-MACHINE-DATE.json
@@ -8,7 +8,6 @@ machine say little of another; ratios do. Standard output ends with one line of 
 """
 
 import argparse
-import io
 import json
 import os
 import statistics
@@ -35,8 +34,6 @@ from fwd2bot.evaluation.world import pictures
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, load
 from fwd2bot.provenance import provenance
-from fwd2bot.store.base import Header
-from fwd2bot.store.quantise import QUANTISERS
 
 GOAL = 0.8
 """Compress at least this share of the images a second that one plain forward takes."""
@@ -164,25 +161,6 @@ def _counts(model: Fwd2Bot) -> list[int]:
     return sorted(set(chosen), reverse=True)
 
 
-def byte_figures(model: Fwd2Bot, images: list[Image.Image]) -> dict[str, Any]:
-    """Bytes of a row (tokens and search vector) beside the files of the same pictures, on average."""
-    rows = {
-        f"{count}_{name}": Header(
-            model="", source="", fingerprint="", num_tokens=count, width=model.width, quantisation=name
-        ).bytes_per_row
-        for count in _counts(model)
-        for name in QUANTISERS
-    }
-    files = {kind: sum(_encoded(image, kind) for image in images) / len(images) for kind in ("PNG", "JPEG")}
-    return {"row": rows, "file": files, "pixels": images[0].width}
-
-
-def _encoded(image: Image.Image, kind: str) -> int:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
-    return buffer.tell()
-
-
 # Memory: in a process of its own, where freed memory goes back to the system at once.
 
 
@@ -238,7 +216,7 @@ def _wait() -> None:
 
 def told(result: dict[str, Any]) -> str:
     """The figures for people."""
-    compress, size = result["compress"], result["bytes"]
+    compress = result["compress"]
     product = f"a matrix product reaches {result['ceiling_gflops']:.0f} GFLOP/s"
     rates = {name.removesuffix("_images_per_s"): f"{rate:.3g}" for name, rate in compress.items()}
     beside = f"one plain forward {rates['plain_forward']}: {compress['ratio']:.2f} of it (goal {GOAL})"
@@ -255,9 +233,7 @@ def told(result: dict[str, Any]) -> str:
         lines.append(f"answer {one['batch']:>2} at once from {one['tokens']:>3} tokens   {more}")
     if result["memory_mb"]:
         lines.append("memory (MB)     " + ", ".join(f"{name} {mb:.0f}" for name, mb in result["memory_mb"].items()))
-    files = ", ".join(f"{kind} {count:,.0f}" for kind, count in size["file"].items())
-    rows = ", ".join(f"{name.replace('_', ' tokens ')} {count:,}" for name, count in size["row"].items())
-    return "\n".join([*lines, f"bytes a row     {rows}; a file of {size['pixels']} x {size['pixels']} pixels: {files}"])
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,7 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compress": compress_figures(model, images, options.rounds),
         "answer": answer_figures(model, images, options.rounds),
         "memory_mb": memory_elsewhere(options),
-        "bytes": byte_figures(model, images),
     }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

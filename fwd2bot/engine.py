@@ -181,8 +181,10 @@ def caption(model: Model, store: Store, images: Iterable[str], *, num_tokens: in
         yield Reply(image=image, text=text, error=error)
 
 
-def search(model: Model, store: Store, queries: Iterable[str], *, top: int = 10) -> list[Found]:
+def search(model: Model, store: Store, queries: Iterable[str], *, top: int = 10, exact: bool = False) -> list[Found]:
     """The nearest images to each text, from rows alone. An empty or too long text is a Found with an error.
+
+    `exact`: every row is compared, also in a store of very many (`Store.search_many`).
 
     Raises StoreError where the rows are another model's; InputError where `top` is below 1.
     """
@@ -193,18 +195,18 @@ def search(model: Model, store: Store, queries: Iterable[str], *, top: int = 10)
 
     embedded = list(_each(embed, queries))
     vectors = [vector for _, vector, _ in embedded if vector is not None]
-    results = iter(store.search_many(np.stack(vectors), top) if vectors else [])
+    results = iter(store.search_many(np.stack(vectors), top, exact=exact) if vectors else [])
     return [
         Found(query=query, error=error) if vector is None else Found(query=query, results=next(results))
         for query, vector, error in embedded
     ]
 
 
-def search_like(model: Model, store: Store, path: str | Path, *, top: int = 10) -> Found:
+def search_like(model: Model, store: Store, path: str | Path, *, top: int = 10, exact: bool = False) -> Found:
     """The nearest images to a picture in a file. Raises ImageError where it cannot be read, and as `search` does."""
     count = _rows_count(model, store, None)
     tokens = model.compress([read_image(path)], num_tokens=count)
-    return Found(query=str(path), results=store.search(as_array(model.embed(tokens))[0], top))
+    return Found(query=str(path), results=store.search(as_array(model.embed(tokens))[0], top, exact=exact))
 
 
 def match(

@@ -60,7 +60,8 @@ def store(request, tmp_path):
     from fwd2bot.store import Store
 
     path = tmp_path / "album.store"
-    return Store.create(path, num_tokens=TOKENS, width=WIDTH, quantisation=request.param, **MODEL)
+    codecs = {"quantisation": request.param, "vector_quantisation": request.param}
+    return Store.create(path, num_tokens=TOKENS, width=WIDTH, **codecs, **MODEL)
 
 
 @pytest.fixture(scope="session")

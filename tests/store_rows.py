@@ -45,5 +45,8 @@ def assert_holds(store: Store, name: str, content: str) -> None:
     assert (row.name, row.hash, row.fingerprint) == (name, expected.hash, MODEL["fingerprint"])
     assert (row.file_bytes, row.width, row.height) == (1000, 30, 40)
     assert row.tokens is not None
+    assert row.vector is not None
     assert (np.abs(row.tokens - expected.tokens) <= store.header.quantiser.tolerance(expected.tokens)).all()
-    assert np.array_equal(row.vector, expected.vector)
+    assert abs(np.linalg.norm(row.vector) - 1) < 1e-6
+    lost = store.header.vector_quantiser.tolerance(expected.vector)
+    assert (np.abs(row.vector - expected.vector) <= 2 * lost).all()  # twice: it is of unit norm again

@@ -10,8 +10,9 @@ from cli_run import Ran, Run
 from fake_model import LONGEST, picture
 
 import fwd2bot
+from fwd2bot.cli.parser import make_parser
 from fwd2bot.compressors.catalogue import CATALOGUE
-from fwd2bot.store import Store
+from fwd2bot.store import DEFAULT_QUANTISATION, QUANTISERS, Store
 
 # Answers.
 
@@ -70,7 +71,7 @@ def test_match_ranks_the_lines_of_a_file(run: Run, tmp_path: Path) -> None:
 def test_info_shows_bytes_a_row_beside_those_of_the_files(run: Run, album: Path) -> None:
     out = run("info", "album.store").out
     assert "rows         3" in out
-    assert "a row        96 bytes" in out
+    assert "a row        28 bytes" in out
     assert "an image     " in out
     assert "fingerprint  sha256:abab" in out
 
@@ -145,7 +146,7 @@ def test_json_of_caption(run: Run, album: Path) -> None:
 def test_json_of_search(run: Run, album: Path) -> None:
     ran = run("search", "blue", "--store", "album.store", "--top", "2", "--json")
     assert [sorted(item) for item in as_json(ran)] == [["image", "score"]] * 2
-    assert as_json(ran)[0] == {"image": "sea.png", "score": pytest.approx(1, abs=1e-4)}
+    assert as_json(ran)[0] == {"image": "sea.png", "score": pytest.approx(1, abs=0.01)}
 
 
 def test_json_of_search_of_many_queries(run: Run, album: Path) -> None:
@@ -162,7 +163,7 @@ def test_json_of_match(run: Run, tmp_path: Path) -> None:
 
 def test_json_of_info(run: Run, album: Path) -> None:
     info = as_json(run("info", "album.store", "--json"))
-    assert (info["rows"], info["num_tokens"], info["bytes_per_row"], info["model"]) == (3, 4, 96, "fake")
+    assert (info["rows"], info["num_tokens"], info["bytes_per_row"], info["model"]) == (3, 4, 28, "fake")
 
 
 def test_json_of_compress(run: Run, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_file_that_is_not_utf8_is_one_line(run: Run, album: Path) -> None:
 
 
 def test_the_model_of_the_store_is_named_where_it_is_gone(run: Run, album: Path) -> None:
-    header = {"fingerprint": "x", "model": "gone", "source": "/gone", "num_tokens": 1, "width": 1}
+    header = {"fingerprint": "x", "model": "gone", "source": "/gone", "num_tokens": 1, "width": 8}
     Store.create("gone.store", **header)
     ran = run("search", "red", "--store", "gone.store")
     assert ran.code == 4
@@ -272,3 +273,25 @@ def test_debug_shows_where_it_happened(run: Run, album: Path, monkeypatch: pytes
     monkeypatch.setitem(vars(fwd2bot), "load", broken)
     with pytest.raises(ZeroDivisionError):
         run("caption", "--store", "album.store", "--debug")
+
+
+def test_compress_offers_every_quantiser_and_tells_the_default() -> None:
+    (commands,) = [action for action in make_parser()._actions if action.dest == "command"]
+    assert isinstance(commands.choices, dict)
+    (option,) = [action for action in commands.choices["compress"]._actions if action.dest == "quantise"]
+    assert option.choices == tuple(QUANTISERS)
+    assert f"default: {DEFAULT_QUANTISATION}" in str(option.help)
+
+
+def test_search_that_is_exact_compares_every_row(run: Run, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    original = Store.search_many
+
+    def noted(self: Store, vectors: Any, top: int = 10, *, exact: bool = False) -> Any:
+        asked.append(exact)
+        return original(self, vectors, top, exact=exact)
+
+    monkeypatch.setattr(Store, "search_many", noted)
+    for arguments in (["a blue picture"], ["a blue picture", "--exact"]):
+        assert "sea.png" in run("search", *arguments, "--store", "album.store", "--top", "1").out
+    assert asked == [False, True]

@@ -54,7 +54,8 @@ def test_a_row_holds_the_tokens_of_the_picture(model: Fwd2Bot, images: list[Imag
     rows = np.stack([row.tokens for row in stored.get(NAMES)])
     assert (np.abs(rows - tokens) <= quantiser(stored.header.quantisation).tolerance(tokens) + 1e-5).all()
     vectors = np.stack([row.vector for row in stored.get(NAMES)])
-    np.testing.assert_allclose(vectors, model.embed(torch.from_numpy(tokens)).numpy(), atol=1e-5)
+    exact = model.embed(torch.from_numpy(tokens)).numpy()
+    assert (np.abs(vectors - exact) <= stored.header.vector_quantiser.tolerance(exact) * 2 + 1e-5).all()
 
 
 def test_answers_from_rows_equal_answers_from_tokens(model: Fwd2Bot, images: list[Image.Image], stored: Store) -> None:
@@ -75,15 +76,16 @@ def test_answers_from_the_beginning_of_rows_equal_those_of_a_shorter_compression
         list(ask(model, stored, [("0.png", "x")], num_tokens=3))
 
 
-def test_search_from_rows_equals_cosines_in_memory(
+def test_search_from_rows_equals_cosines_of_their_vectors(
     model: Fwd2Bot, images: list[Image.Image], stored: Store, tmp_path: Path
 ) -> None:
-    cosines = (model.embed(["a fox"]) @ model.embed(model.compress(images)).T)[0].numpy()
+    vectors = np.stack([row.vector for row in stored.get(NAMES)])
+    cosines = (model.embed(["a fox"]).numpy() @ vectors.T)[0]
     [found] = search(model, stored, ["a fox"], top=3)
     assert [name for name, _ in found.results] == [NAMES[place] for place in np.argsort(-cosines)[:3]]
     np.testing.assert_allclose([score for _, score in found.results], np.sort(cosines)[::-1][:3], atol=1e-4)
     images[3].save(tmp_path / "query.png")
-    assert search_like(model, stored, tmp_path / "query.png").results[0] == ("3.png", pytest.approx(1, abs=1e-4))
+    assert search_like(model, stored, tmp_path / "query.png").results[0] == ("3.png", pytest.approx(1, abs=0.01))
 
 
 def test_a_text_that_is_too_long_leaves_the_others_their_results(model: Fwd2Bot, stored: Store) -> None:

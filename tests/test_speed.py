@@ -40,8 +40,6 @@ def test_figures_of_a_tiny_model(
     ]  # fmt: skip
     assert result["answer"][0]["positions"] - result["answer"][1]["positions"] == 12
     assert all(one["first_token_s"] > 0 and one["tokens_per_s"] > 0 for one in result["answer"])
-    assert result["bytes"]["row"]["4_bf16"] == 4 * 2 * 32 + 4 * 32
-    assert result["bytes"]["file"]["PNG"] > result["bytes"]["row"]["4_bf16"]
     assert result["ceiling_gflops"] > 0
     assert {"commit", "machine", "date", "fingerprint", "dtype"} <= set(result)
     if sys.platform == "linux":

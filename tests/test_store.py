@@ -10,6 +10,7 @@ from store_rows import TOKENS, WIDTH, assert_holds, make_row, name_only, new_sto
 
 from fwd2bot.errors import InputError, StoreError
 from fwd2bot.store import Store
+from fwd2bot.store import lance as lance_store
 
 # Rows in, rows out.
 
@@ -169,18 +170,18 @@ def test_find_in_an_empty_store_says_so(store: Store) -> None:
 # Searching.
 
 
-def test_search_equals_cosine_in_plain_loops(store: Store) -> None:
-    rows = [make_row(f"{i}.png") for i in range(40)]
-    store.add(rows[:25])
-    store.add(rows[25:])
+def test_search_equals_cosine_of_what_is_stored_in_plain_loops(store: Store) -> None:
+    names = [f"{i}.png" for i in range(40)]
+    store.add([make_row(name) for name in names[:25]])
+    store.add([make_row(name) for name in names[25:]])
     query = make_row("query").vector
     assert query is not None
     scores = {
         row.name: sum(float(a) * float(b) for a, b in zip(row.vector, query, strict=True))
-        for row in rows
+        for row in store.get(names)
         if row.vector is not None
     }
-    expected = sorted(scores.items(), key=lambda pair: -pair[1])[:7]
+    expected = sorted(scores.items(), key=lambda pair: (-round(pair[1], 9), pair[0]))[:7]
     found = store.search(query, 7)
     assert [name for name, _ in found] == [name for name, _ in expected]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-6)
@@ -228,8 +229,27 @@ def test_info_counts_bytes_as_they_are_stored(store: Store) -> None:
     store.add([name_only("again.png", "0.png")])
     info = store.info()
     assert (info.rows, info.names, info.num_tokens, info.width) == (300, 301, TOKENS, WIDTH)
-    per_token = {"bf16": 2 * WIDTH, "int8": WIDTH + 4}[info.quantisation]
-    assert info.bytes_per_row == TOKENS * per_token + 4 * WIDTH
+    per_token = {"bf16": 2 * WIDTH, "int8": WIDTH + 4, "int4": WIDTH // 2 + 2, "int2": WIDTH // 4 + 2, "binary": 3}
+    assert (info.quantisation, info.bytes_per_row) == (
+        info.vector_quantisation,
+        (TOKENS + 1) * per_token[info.quantisation],
+    )
     assert info.image_bytes == 300 * 1000
     assert info.disk_bytes > 300 * info.bytes_per_row
     assert (info.model, info.fingerprint) == ("fake", "f" * 64)
+
+
+def test_a_store_of_many_commits_becomes_few_files_with_rows_in_their_places(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance_store, "COMMITS", 4)
+    monkeypatch.setattr(lance_store, "SMALL_FILES", 2)
+    monkeypatch.setattr(lance_store, "FILE_BYTES", 5 * store.header.bytes_per_row)
+    for step in range(9):
+        store.add([make_row(f"{step}-{i}", f"c{(7 * step + i) % 30}") for i in range(3)])
+        assert_holds(store, f"{step}-1", f"c{(7 * step + 1) % 30}")
+    assert len(list((store.path / "data").iterdir())) < 9
+    for opened in (store, Store.open(store.path)):
+        for step in range(9):
+            for i in range(3):
+                assert_holds(opened, f"{step}-{i}", f"c{(7 * step + i) % 30}")

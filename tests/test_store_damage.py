@@ -74,7 +74,7 @@ def with_header(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 1.: upgrade"),
+        (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 2.: upgrade"),
         ("{", "damaged header"),
         ("[]", "damaged header"),
         (json.dumps({"format": 1}), "damaged header"),
@@ -87,7 +87,7 @@ def test_open_refuses_a_header_that_it_cannot_read(tmp_path: Path, header: str, 
 
 @pytest.mark.parametrize("quantisation", ["int3", ""])
 def test_create_refuses_an_unknown_quantisation(tmp_path: Path, quantisation: str) -> None:
-    with pytest.raises(StoreError, match="bf16, int8"):
+    with pytest.raises(StoreError, match="bf16, int8, int4, int2, binary"):
         Store.create(tmp_path / "s", num_tokens=1, width=1, quantisation=quantisation, **MODEL)
     assert not (tmp_path / "s").exists()
 

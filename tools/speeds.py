@@ -27,7 +27,7 @@ def section(result: dict[str, Any]) -> str:
         (rows if one["from"] == "a row" else whole)[one["tokens"], one["batch"]] = one
     counts, batches = sorted({count for count, _ in rows}, reverse=True), sorted({batch for _, batch in rows})
     ((visual, _), *_) = whole
-    memory, sizes = result["memory_mb"], result["bytes"]
+    memory = result["memory_mb"]
     lines = [f"|  | {visual} visual tokens |" + "".join(f" a row of {count} |" for count in counts)]
     lines.append("| --- |" + " ---: |" * (1 + len(counts)))
     for batch in batches:
@@ -36,8 +36,6 @@ def section(result: dict[str, Any]) -> str:
             lines.append(f"| {name}, {batch} at once | 1.0 |{told}")
     told = "".join(f" {memory[f'answer_{count}']:.0f} |" for count in counts)
     lines.append(f"| memory to answer, MB | {memory['answer_all']:.0f} |{told}")
-    told = "".join(f" {sizes['row'][f'{count}_bf16']:,}, {sizes['row'][f'{count}_int8']:,} |" for count in counts)
-    lines.append(f"| bytes a row (bf16, int8); JPEG {sizes['file']['JPEG']:,.0f} | – |{told}")
     ratio = result["compress"]["ratio"]
     return "\n".join(lines) + (
         f"\n\nTo compress takes one pass: {ratio:.2f} of the images a second of one plain forward of the same LLaVA.\n"

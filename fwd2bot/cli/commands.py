@@ -89,9 +89,9 @@ def run_search(options: argparse.Namespace) -> int:
     model = load_model(options, store)
     found: list[Found]
     if options.like is not None:
-        found = [search_like(model, store, options.like, top=options.top)]
+        found = [search_like(model, store, options.like, top=options.top, exact=options.exact)]
     else:
-        found = search(model, store, queries, top=options.top)
+        found = search(model, store, queries, top=options.top, exact=options.exact)
     if options.queries is None and found[0].error is not None:
         raise InputError(found[0].error)
     for one in found:
@@ -131,7 +131,7 @@ def run_info(options: argparse.Namespace) -> int:
     print(f"""{info.path}
   rows         {info.rows:,}{names}
   tokens       {info.num_tokens} a row, of {info.width} numbers as {info.quantisation}
-  a row        {info.bytes_per_row:,} bytes: its tokens, and a vector for the search
+  a row        {info.bytes_per_row:,} bytes: its tokens, and a vector for the search as {info.vector_quantisation}
   an image     {info.image_bytes // rows:,} bytes as a file, on average
   on disk      {info.disk_bytes:,} bytes: {info.disk_bytes // rows:,} a row
   model        {info.model}

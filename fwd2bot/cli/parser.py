@@ -192,7 +192,8 @@ def _compress(commands: _Commands) -> None:
     parser.add_argument("paths", metavar="PHOTOS", nargs="+", help="files, and folders with all that is below them")
     _store(parser, "folder of the store; made where there is none")
     _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
-    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how a new store keeps its tokens (default: bf16)")
+    parser.add_argument("--quantise", choices=("bf16", "int8", "int4", "int2", "binary"), help="how a new store keeps "
+                        "its tokens (default: int2)")  # fmt: skip
     parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
 
 
@@ -222,6 +223,7 @@ def _search(commands: _Commands) -> None:
     parser.add_argument("--like", metavar="FILE", help="a picture")
     parser.add_argument("--queries", metavar="FILE", help="a text a line")
     parser.add_argument("--top", metavar="N", type=int, default=10, help="results (default: 10)")
+    parser.add_argument("--exact", action="store_true", help="compare every row, also where there are very many")
 
 
 def _match(commands: _Commands) -> None:

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.data.world import captions, make_scene, questions, render
+from fwd2bot.data.world import Question, captions, make_scene, questions, render
 from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.errors import Fwd2BotError, InputError
@@ -48,7 +48,7 @@ def answer_scores(
 
     `blank` shows a grey picture instead: what can be guessed. `keep` (K) hides the other tokens.
     """
-    hits: dict[str, list[bool]] = {}
+    pairs: list[tuple[Question, str]] = []
     for first in range(0, len(scenes), 100):
         part = scenes[first : first + 100]
         shown = [BLANK] * len(part) if blank else pictures(part)
@@ -56,8 +56,15 @@ def answer_scores(
         texts = [question.text for _, question in asked]
         rows_for = model.compress_for_questions(shown, num_tokens)
         answers = model.answer(rows_for([row for row, _ in asked], texts), texts, keep=keep)
-        for (_, question), answer in zip(asked, answers, strict=True):
-            hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
+        pairs += zip((question for _, question in asked), answers, strict=True)
+    return kind_scores(pairs)
+
+
+def kind_scores(pairs: Iterable[tuple[Question, str]]) -> dict[str, float]:
+    """Exact match by kind of question, in per cent, and the mean over kinds."""
+    hits: dict[str, list[bool]] = {}
+    for question, answer in pairs:
+        hits.setdefault(question.kind, []).append(exact_match(answer, question.answer))
     scores = {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(hits.items())}
     return {**scores, "mean": sum(scores.values()) / len(scores)}
 

@@ -7,21 +7,24 @@ that was changed under its name is a new row, to which the name moves.
 import difflib
 import json
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError
-from fwd2bot.store.quantise import DEFAULT_QUANTISATION, Quantiser, quantiser
+from fwd2bot.store.names import Names
+from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes, Quantiser, quantiser
+from fwd2bot.store.sketches import Sketches
 
-FORMAT = 1
+FORMAT = 2
 Floats = NDArray[np.float32]
+Places = NDArray[np.int64]
+SKETCHED_FROM = 20_000
+"""Rows from which a search looks at sketches first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +36,35 @@ class Header:
     fingerprint: str
     num_tokens: int  # K
     width: int  # D
-    quantisation: str = DEFAULT_QUANTISATION
+    quantisation: str = DEFAULT_QUANTISATION  # of the tokens
+    vector_quantisation: str = DEFAULT_VECTORS
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1 or self.width < 1:
             raise StoreError(f"A row cannot hold {self.num_tokens} tokens of {self.width} numbers: at least 1 of each.")
-        _ = self.quantiser
+        _ = self.bytes_per_row
 
     @property
     def quantiser(self) -> Quantiser:
         return quantiser(self.quantisation)
 
     @property
+    def vector_quantiser(self) -> Quantiser:
+        return quantiser(self.vector_quantisation)
+
+    def decoded_vectors(self, codes: Bytes) -> Floats:
+        """(n, D): as they are kept, but of unit norm again."""
+        vectors = self.vector_quantiser.decode(codes)
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        unit: Floats = vectors / np.where(norms > 0, norms, np.float32(1))
+        return unit
+
+    @property
     def bytes_per_row(self) -> int:
-        """Summary tokens with their scales, and the search vector in float32."""
-        return self.num_tokens * self.quantiser.token_bytes(self.width) + 4 * self.width
+        """Summary tokens and the search vector, all with their scales."""
+        tokens = self.num_tokens * self.quantiser.token_bytes(self.width)
+        return tokens + self.vector_quantiser.token_bytes(self.width)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -93,6 +109,7 @@ class StoreInfo:
     num_tokens: int
     width: int
     quantisation: str
+    vector_quantisation: str
     bytes_per_row: int
     disk_bytes: int
     image_bytes: int
@@ -108,6 +125,7 @@ class Store(ABC):
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
         self.header = header
+        self._sketches: tuple[object, Sketches | None] | None = None  # of which version
 
     @staticmethod
     def open(path: str | Path) -> "Store":
@@ -126,6 +144,7 @@ class Store(ABC):
         width: int,
         source: str | None = None,
         quantisation: str = DEFAULT_QUANTISATION,
+        vector_quantisation: str = DEFAULT_VECTORS,
     ) -> "Store":
         """A new store, in a folder that is not there, is empty, or holds a creation that was cut off.
 
@@ -142,6 +161,7 @@ class Store(ABC):
             num_tokens=num_tokens,
             width=width,
             quantisation=quantisation,
+            vector_quantisation=vector_quantisation,
         )
         return create_store(Path(path), header)
 
@@ -195,6 +215,26 @@ class Store(ABC):
     def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
         """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
 
+    @abstractmethod
+    def _lookup(self) -> Names:
+        """Where the row of each name is, in this version."""
+
+    @abstractmethod
+    def _version(self) -> object:
+        """Changes whenever the rows, or the places where they are, may have changed."""
+
+    @abstractmethod
+    def _codes(self) -> Iterator[tuple[Places, Bytes]]:
+        """All rows in blocks: their places, and their vectors as they are kept."""
+
+    @abstractmethod
+    def _vectors_at(self, places: Places) -> Floats:
+        """(n, D): the vectors of rows."""
+
+    @abstractmethod
+    def _names_at(self, places: Places) -> list[str]:
+        """The first name of each of these rows."""
+
     # What all share.
 
     def check(self, fingerprint: str, model: str) -> None:
@@ -208,7 +248,7 @@ class Store(ABC):
 
     def names(self) -> list[str]:
         """Names of all images, sorted."""
-        return list(self.images())
+        return self._lookup().all()
 
     def find(self, image: str) -> str:
         """The name of an image, which may be asked for by its name or by any end of its path.
@@ -217,11 +257,10 @@ class Store(ABC):
         """
         asked = PurePosixPath(image.strip()).as_posix()
         for name in (image, asked):
-            if name in self.images():
+            if self._lookup().place(name) is not None:
                 return name
         ending = "/" + asked.removeprefix("/")
-        paths = self._by_last_part[PurePosixPath(asked).name]
-        found = {key: name for name, key, path in paths if path.endswith(ending)}  # one a content
+        found = self._lookup().ending(ending)  # one a content
         if len(found) == 1:
             return next(iter(found.values()))
         if found:
@@ -247,15 +286,18 @@ class Store(ABC):
             rows.append(Row(**{**vars(row), "tokens": self.header.quantiser.decode(codes)}))
         return rows
 
-    def search(self, vector: Floats, top: int = 10) -> list[tuple[str, float]]:
+    def search(self, vector: Floats, top: int = 10, *, exact: bool = False) -> list[tuple[str, float]]:
         """The `top` nearest images to a (D,) unit vector, as (name, cosine), best first."""
-        return self.search_many(np.asarray(vector)[None], top)[0]
+        return self.search_many(np.asarray(vector)[None], top, exact=exact)[0]
 
-    def search_many(self, vectors: Floats, top: int = 10) -> list[list[tuple[str, float]]]:
-        """`search` for each of (Q, D) unit vectors, in one pass over the rows.
+    def search_many(self, vectors: Floats, top: int = 10, *, exact: bool = False) -> list[list[tuple[str, float]]]:
+        """`search` for each of (Q, D) unit vectors.
 
-        Exact. Equal vectors get equal scores, and equal scores go by name: the answer does not depend on the order
-        in which rows were added. An image with several names is found once, under the first of them.
+        Scores are exact cosines of the stored vectors. All rows are compared where `exact`, and in a store of less
+        than 20,000 rows; in a larger one, the 6,000 whose sketches (see `sketches`) promise most, so that one of
+        the nearest may be missed: docs/store.md says how rarely. In both cases equal vectors get equal scores, and
+        equal scores go by name: the answer does not depend on the order in which rows were added. An image with
+        several names is found once, under the first of them.
         Raises StoreError where the vectors are not of the rows' width; InputError where `top` is below 1.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -263,31 +305,51 @@ class Store(ABC):
             raise StoreError(f"Vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}.")
         if top < 1:
             raise InputError(f"The number of results must be at least 1, not {top}.")
+        sketches = None if exact else self._sketched()
+        if sketches is None:
+            return self._compared(queries, top)
+        return [self._looked_up(sketches, query, top) for query in queries]
+
+    def _compared(self, queries: Floats, top: int) -> list[list[tuple[str, float]]]:
+        """`search_many` in one pass over all rows."""
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
         for names, block in self._vectors():
             rough = queries @ block.T  # its rounding depends on the block's shape: good for the choice alone
             for query, scores, kept in zip(queries, rough, best, strict=True):
                 chosen = _at_least_top(scores, top)
-                exact = block[chosen].astype(np.float64) @ query.astype(np.float64)
-                kept.extend((-float(score), names[i]) for score, i in zip(np.round(exact, 9), chosen, strict=True))
+                kept.extend((-score, names[i]) for score, i in zip(_cosines(query, block[chosen]), chosen, strict=True))
                 kept.sort()
                 del kept[top:]
         return [[(name, -score) for score, name in kept] for kept in best]
 
-    def _suggestion(self, asked: str) -> str:
-        names = self.names()
-        if not names:
-            return ", which is empty: add images with `fwd2bot compress`."
-        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-        return f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names[0]!r}."
+    def _looked_up(self, sketches: Sketches, query: Floats, top: int) -> list[tuple[str, float]]:
+        """The nearest of the rows whose sketches promise most."""
+        rows = sketches.nearest(query, top)
+        places, codes = sketches.places[rows], sketches.codes(rows)
+        vectors = self._vectors_at(places) if codes is None else self.header.decoded_vectors(codes)
+        scores = np.array(_cosines(query, vectors))
+        chosen = _at_least_top(scores, top)
+        found = zip((-scores[chosen]).tolist(), self._names_at(places[chosen]), strict=True)
+        return [(name, -score) for score, name in sorted(found)[:top]]
 
-    @cached_property
-    def _by_last_part(self) -> dict[str, list[tuple[str, str, str]]]:
-        """Last part of the path -> (name, content hash, path with / before it)."""
-        found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-        for name, (key, path) in self.images().items():
-            found[PurePosixPath(path).name].append((name, key, "/" + path.removeprefix("/")))
-        return found
+    def _sketched(self) -> Sketches | None:
+        """Sketches of all rows, made once for a version; None where there are few rows, or more than memory is for."""
+        version = self._version()
+        if self._sketches is None or self._sketches[0] != version:
+            count, made = len(self), None
+            if count >= SKETCHED_FROM and Sketches.fit(count, self.header.width):
+                made = Sketches(self._codes(), count, self.header.width, self.header.vector_quantiser)
+            self._sketches = (version, made)
+        return self._sketches[1]
+
+    def _suggestion(self, asked: str) -> str:
+        names = self._lookup()
+        if not len(names):
+            return ", which is empty: add images with `fwd2bot compress`."
+        near = difflib.get_close_matches(asked, names.near(asked), n=1, cutoff=0.5)
+        return (
+            f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names.first!r}."
+        )
 
 
 def short(fingerprint: str) -> str:
@@ -295,7 +357,13 @@ def short(fingerprint: str) -> str:
     return fingerprint.removeprefix("sha256:")[:12]
 
 
-def _at_least_top(scores: Floats, top: int) -> NDArray[np.intp]:
+def _cosines(query: Floats, vectors: Floats) -> list[float]:
+    """The same for equal vectors, wherever they stand: rounded to what float64 gives in any order of adding."""
+    scores: list[float] = np.round(vectors.astype(np.float64) @ query.astype(np.float64), 9).tolist()
+    return scores
+
+
+def _at_least_top(scores: NDArray[np.floating], top: int) -> NDArray[np.intp]:
     """Positions of the `top` largest scores, and of any that rounding may have put just below them."""
     if len(scores) <= top:
         return np.arange(len(scores))

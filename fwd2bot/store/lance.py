@@ -20,12 +20,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fwd2bot.errors import Fwd2BotError, StoreError
-from fwd2bot.store.base import Floats, Header, Row, Store, StoreInfo
+from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
+from fwd2bot.store.names import Names
+from fwd2bot.store.quantise import Bytes
 
 HEADER_KEY = b"fwd2bot"
 LOCK = "writer.lock"
+FILE_BYTES = 64 * 2**20
+"""Of rows in a large file."""
+SMALL_FILES = 64
+"""More than so many become large ones when a store is tidied; a reader of before must then open the store again."""
+COMMITS = 256
+"""After so many a store tidies itself."""
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data"}
-_OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "bytes_per_row", "format"]
+_OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "vector_quantisation"]
+_OF_HEADER += ["bytes_per_row", "format"]
 _FIGURES = ["file_bytes", "width", "height"]
 _New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
 
@@ -96,9 +105,19 @@ class LanceStore(Store):
         self._owners: dict[str, str] = {}  # name -> content hash
         self._sorted: dict[str, tuple[str, str]] | None = None
         self._depth = 0
+        self._commits = 0
+        self._found: tuple[object, Names] | None = None  # of which version
 
     def __len__(self) -> int:
-        return sum(1 for entry in self._index().values() if entry.names)
+        with _translated(self.path, "read"):
+            return int(self._dataset.count_rows("array_length(names) > 0"))
+
+    def _lookup(self) -> Names:
+        version = self._version()
+        if self._found is None or self._found[0] != version:
+            with _translated(self.path, "read"):
+                self._found = (version, Names(self._dataset.to_table(columns=["names", "paths"])))
+        return self._found[1]
 
     def images(self) -> dict[str, tuple[str, str]]:
         index = self._index()
@@ -148,31 +167,45 @@ class LanceStore(Store):
                 first = int(self._dataset.count_rows())
                 self._dataset = lance.write_dataset(self._table(new), self._dataset, mode="append")
                 self._remember(((row.hash, names) for row, names in new), first)
+            self._commits += 1
+            if self._commits % COMMITS == 0:
+                self.tidy()
 
     def tidy(self) -> None:
         with self.writing(), _translated(self.path, "written"):
             if any(not entry.names for entry in self._index().values()):
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
+            self._compact()
             # Lists of files of older versions, and files of writers that died: no other can be at work.
             self._dataset.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
 
+    def _compact(self) -> None:
+        """Every commit makes a file; many small ones become few, with rows in their order, so that places stay."""
+        rows = max(1, FILE_BYTES // self.header.bytes_per_row)
+        small = [part for part in self._dataset.get_fragments() if part.count_rows() < rows]
+        if len(small) > SMALL_FILES:
+            self._dataset.optimize.compact_files(target_rows_per_fragment=rows)
+            self._dataset = lance.dataset(_uri(self.path))
+
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
-        index, images = self._index(), self.images()
         if not names:
             return []
+        places = [self._lookup().place(name) for name in names]
         with _translated(self.path, "read"):
-            offsets = [index[images[name][0]].offset for name in names]
-            table = self._dataset.take(offsets, columns=[*_FIGURES, "tokens", "vector"])
+            table = self._dataset.take(places, columns=["hash", "names", "paths", *_FIGURES, "tokens", "vector"])
+            keys = [key.hex() for key in table["hash"].to_pylist()]
+            named = zip(table["names"].to_pylist(), table["paths"].to_pylist(), strict=True)
+            paths = [dict(zip(*pair, strict=True)) for pair in named]
             figures = table.select(_FIGURES).to_pylist()
             tokens = table["tokens"].to_pylist()
-            vectors = _matrix(table["vector"].combine_chunks(), self.header.width)
+            vectors = self._decoded(table["vector"])
         return [
             (
                 Row(
                     name=name,
-                    hash=images[name][0],
-                    path=images[name][1],
+                    hash=keys[i],
+                    path=paths[i][name],
                     fingerprint=self.header.fingerprint,
                     vector=vectors[i],
                     **figures[i],
@@ -186,9 +219,31 @@ class LanceStore(Store):
         with _translated(self.path, "read"):
             for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
                 names = [min(names, default="") for names in batch["names"].to_pylist()]
-                vectors = _matrix(batch["vector"], self.header.width)
+                vectors = self._decoded(batch["vector"])
                 named = np.array([name != "" for name in names], dtype=bool)
                 yield [name for name in names if name], vectors if named.all() else vectors[named]
+
+    def _version(self) -> object:
+        return self._dataset.version
+
+    def _codes(self) -> Iterator[tuple[Places, Bytes]]:
+        first = 0
+        with _translated(self.path, "read"):
+            for batch in self._dataset.to_batches(columns=["names", "vector"], batch_size=8192):
+                named = np.flatnonzero(batch["names"].value_lengths().to_numpy(zero_copy_only=False))
+                yield named + first, _fixed(batch["vector"])[named]
+                first += len(batch)
+
+    def _vectors_at(self, places: Places) -> Floats:
+        with _translated(self.path, "read"):
+            return self._decoded(self._dataset.take(places, columns=["vector"])["vector"])
+
+    def _names_at(self, places: Places) -> list[str]:
+        with _translated(self.path, "read"):
+            return [min(names) for names in self._dataset.take(places, columns=["names"])["names"].to_pylist()]
+
+    def _decoded(self, column: Any) -> Floats:
+        return self.header.decoded_vectors(_fixed(column))
 
     # The index: what add() and find() need of all rows, read once and then kept up.
 
@@ -208,13 +263,11 @@ class LanceStore(Store):
             entries[key] = _Entry(offset, names)
             self._owners.update(dict.fromkeys(names, key))
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
 
     def _forget(self) -> None:
         self._dataset = lance.dataset(_uri(self.path))
         self._entries = None
         self._sorted = None
-        self.__dict__.pop("_by_last_part", None)
 
     def _refresh(self) -> None:
         """Take in what others have committed."""
@@ -255,10 +308,10 @@ class LanceStore(Store):
         return [(row, names[key]) for key, row in new.items() if names[key]], renamed
 
     def _table(self, new: list[_New]) -> pa.Table:
-        quantiser, width = self.header.quantiser, self.header.width
-        tokens = [quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
+        tokens = [self.header.quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
         vectors = [row.vector for row, _ in new if row.vector is not None]
-        flat = np.concatenate(vectors) if vectors else np.zeros(0, dtype=np.float32)
+        flat = np.stack(vectors) if vectors else np.zeros((0, self.header.width), dtype=np.float32)
+        codes = self.header.vector_quantiser.encode(flat)
         columns = {
             "hash": [bytes.fromhex(row.hash) for row, _ in new],
             "names": [list(names) for _, names in new],
@@ -267,7 +320,7 @@ class LanceStore(Store):
             "width": [row.width for row, _ in new],
             "height": [row.height for row, _ in new],
             "tokens": tokens,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width),
+            "vector": [code.tobytes() for code in codes],
             "time": [int(time.time())] * len(new),
         }
         return pa.table(columns, schema=_schema(self.header))
@@ -294,7 +347,7 @@ def _schema(header: Header) -> pa.Schema:
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("tokens", pa.binary(size)),  # token by token, as the quantiser writes one
-        ("vector", pa.list_(pa.float32(), header.width)),
+        ("vector", pa.binary(header.vector_quantiser.token_bytes(header.width))),
         ("time", pa.int64()),  # seconds since 1970
     ]
     return pa.schema(fields, metadata={HEADER_KEY: header.to_json().encode()})
@@ -310,8 +363,12 @@ def _uri(path: Path) -> str:
     return str(path.absolute())
 
 
-def _matrix(lists: Any, width: int) -> Floats:
-    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
+def _fixed(column: Any) -> Bytes:
+    """(n, bytes) of a column of as many bytes a row."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    size = column.type.byte_width
+    content = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)
+    return content[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
 
 
 @contextmanager

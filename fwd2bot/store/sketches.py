@@ -1,0 +1,117 @@
+"""Which rows of very many are worth a look: those whose signs agree best with the query's.
+
+A sketch is the signs of a row's rotated vector, a bit each. Sketches are kept in memory, 32 bytes a row at D = 256. A
+search counts the signs in which each differs from the query's, takes the twentieth that differs least, weighs their
+signs with the query's numbers (Charikar's hyperplanes, then the asymmetric distance of RaBitQ, arXiv 2405.12497), and
+gives the best thousands, to be compared exactly.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwd2bot.store.quantise import Quantiser
+from fwd2bot.store.rotate import rotate
+
+MOST_BITS = 512
+MEMORY = 512 * 2**20
+"""Bytes that sketches may take; vectors are held, too, where they fit."""
+BLOCK = 2**14
+"""Rows that are counted at once: they stay in the processor's cache."""
+WEIGHED = 0.05
+COMPARED = 6000
+"""Rows that are compared exactly, or 20 times as many as are asked for."""
+
+Places = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+class Sketches:
+    """The signs of all rows, and where each row is; with the vectors as they are stored, where memory is for them."""
+
+    def __init__(self, codes: Iterable[tuple[Places, Bytes]], rows: int, width: int, codec: Quantiser) -> None:
+        """`codes`: places of rows and their vectors as `codec` keeps them, in blocks; `rows` in all."""
+        self._bytes = _sketch_bytes(width)
+        self.places = np.empty(rows, dtype=np.int64)
+        self._signs = np.empty((rows, _padded(self._bytes) // 8), dtype=np.uint64)
+        size = codec.token_bytes(width)
+        held = rows * (_row_bytes(width) + size) <= MEMORY
+        self._codes = np.empty((rows, size), dtype=np.uint8) if held else None
+        first = 0
+        for places, block in codes:
+            part = slice(first, first + len(places))
+            self.places[part] = places
+            self._signs[part] = self._words(codec.signs(block))
+            if self._codes is not None:
+                self._codes[part] = block
+            first += len(places)
+
+    @staticmethod
+    def fit(rows: int, width: int) -> bool:
+        """Whether the sketches of so many rows may be held in memory."""
+        return rows * _row_bytes(width) <= MEMORY
+
+    def codes(self, rows: Places) -> Bytes | None:
+        """The vectors of rows by their numbers here, as they are stored; None where they are not held."""
+        return None if self._codes is None else self._codes[rows]
+
+    def nearest(self, query: Floats, top: int) -> Places:
+        """Numbers of the rows to compare with a (D,) query, rising.
+
+        All of those that a limit cuts at equal counts are in, so that the choice is one of vectors, not of places.
+        """
+        compared = max(COMPARED, 20 * top)
+        weighed = max(int(WEIGHED * len(self.places)), 4 * compared)
+        rotated = rotate(query)[: 8 * self._bytes]
+        near = _lowest(self._differences(np.packbits(rotated > 0)), weighed)
+        return near[_lowest(-self._weighed(near, rotated), compared)]
+
+    def _differences(self, signs: Bytes) -> NDArray[np.uint16]:
+        """(n,): in how many signs each row differs."""
+        [query] = self._words(signs[None])
+        found = np.empty(len(self._signs), dtype=np.uint16)
+        for first in range(0, len(found), BLOCK):
+            counts = np.bitwise_count(self._signs[first : first + BLOCK] ^ query)
+            total = counts[:, 0].astype(np.uint16)
+            for word in range(1, counts.shape[1]):
+                total += counts[:, word]
+            found[first : first + BLOCK] = total
+        return found
+
+    def _weighed(self, rows: Places, query: Floats) -> Floats:
+        """(len(rows),): the sum of the query's numbers under the rows' signs, in whole steps, so that it is exact."""
+        steps = np.rint(query * (127 / max(float(np.abs(query).max()), 1e-30)))
+        found = np.empty(len(rows), dtype=np.float32)
+        for first in range(0, len(rows), BLOCK):
+            content = self._signs[rows[first : first + BLOCK]].view(np.uint8)
+            bits = np.unpackbits(content[:, : self._bytes], axis=-1, count=len(query))
+            found[first : first + BLOCK] = bits.astype(np.float32) @ steps  # less than 2^24: exact in any order
+        return found
+
+    def _words(self, signs: Bytes) -> NDArray[np.uint64]:
+        """(n, bytes) -> (n, words): the first of the signs, filled up with zeros."""
+        padded = np.zeros((len(signs), _padded(self._bytes)), dtype=np.uint8)
+        padded[:, : self._bytes] = signs[:, : self._bytes]
+        return padded.view(np.uint64)
+
+
+def _sketch_bytes(width: int) -> int:
+    return (min(width, MOST_BITS) + 7) // 8
+
+
+def _row_bytes(width: int) -> int:
+    """Of a sketch, and of the place of its row."""
+    return _padded(_sketch_bytes(width)) + 8
+
+
+def _padded(count: int) -> int:
+    return -(-count // 8) * 8
+
+
+def _lowest(values: NDArray[np.generic], count: int) -> Places:
+    """Positions of the `count` lowest values, and of all that equal the last of them."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    return np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
