@@ -9,9 +9,11 @@ from pathlib import Path
 import choices
 import numpy as np
 import pytest
+import rows
 import scores
 import sections
 import speeds
+import store_tables
 import transcript
 import world_picture
 import yaml
@@ -25,6 +27,7 @@ from fwd2bot.evaluation.base import Benchmark
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, bundled_names
 from fwd2bot.store import Store
+from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS
 from fwd2bot.training.config import SETTINGS, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +263,20 @@ def test_speeds_of_the_readme_are_those_of_the_newest_result():
     assert told == speeds.section(speeds.newest(speeds.RESULTS)), "run `python tools/speeds.py`"
 
 
+def test_tables_of_the_store_are_those_of_the_results():
+    message = "run `tools/store_tables.py`"
+    told = store_tables.rows_section(json.loads(store_tables.ROWS.read_text("utf-8")))
+    assert sections.read_section(store_tables.DOCUMENT, "rows") == told, message
+    measured = store_tables.search_section(store_tables.newest(store_tables.BENCHMARKS))
+    assert sections.read_section(store_tables.DOCUMENT, "search") == measured, message
+
+
+def test_defaults_of_the_store_are_the_smallest_that_lose_little():
+    result = json.loads(store_tables.ROWS.read_text("utf-8"))
+    assert rows.defaults(result["figures"]) == {"token": DEFAULT_QUANTISATION, "vector": DEFAULT_VECTORS}
+    assert result["defaults"] == rows.defaults(result["figures"])
+
+
 def test_scores_are_of_the_bundled_model():
     if "emoji-world" not in bundled_names() or not (scores.RESULTS / "fwd2bot-16.json").exists():
         pytest.skip("needs the bundled model emoji-world and results/world/fwd2bot-16.json")
@@ -302,6 +319,24 @@ def test_share_kept_above_guessing_leans_on_the_base(tmp_path):
     assert "| **Fwd2Bot** | 16 | 92.0 | 95.0 | 91.0 | 71.0 | 82.0 | `0123456` |" in text
     assert "| the CLIP tower alone | – | – | – | – | 71.0 | 82.0 | `fffffff` |" in text
     assert "| a blank image: guessing | 144 | 35.0 | 0.0 | – | – | – | `0123456` |" in text
+
+
+def test_table_of_rows_tells_bytes_and_marks_the_defaults():
+    figures = {"answers": 90.0, "text_to_image": 70.0, "image_to_text": 80.0}
+    sizes = {"token_bytes_bundled": 1056, "vector_bytes_bundled": 130, "token_bytes_7B": 16416, "vector_bytes_7B": 2050}
+    found = {"float32": figures, "bf16": {**figures, **sizes}, "int2": {**figures, **sizes, "answers": 89.62}}
+    result = {
+        "figures": found,
+        "defaults": {"token": "int2", "vector": "bf16"},
+        "files": {"JPEG": 7000, "thumbnail": 2000},
+    }
+    text = store_tables.rows_section(
+        {**result, "command": "rows.py", "commit": "f" * 40, "scenes": 500, "gallery": 1000}
+    )
+    assert "| float32 | 16,384 | 90.0 | 1,024 | 70.0 | 80.0 | 262,144 | 16,384 |" in text
+    assert "| int2 | **1,056** | **89.6** | 130 | 70.0 | 80.0 | 16,416 | 2,050 |" in text
+    assert "A row with both defaults takes 1,186 bytes; its picture 7,000 as a JPEG" in text
+    assert "a row takes 18,466 bytes" in text
 
 
 def test_scores_without_a_base_are_refused(tmp_path):
