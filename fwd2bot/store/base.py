@@ -57,8 +57,7 @@ class Header:
         """(n, D): as they are kept, but of unit norm again."""
         vectors = self.vector_quantiser.decode(codes)
         norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        unit: Floats = vectors / np.where(norms > 0, norms, np.float32(1))
-        return unit
+        return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
 
     @property
     def bytes_per_row(self) -> int:
