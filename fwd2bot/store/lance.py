@@ -308,10 +308,10 @@ class LanceStore(Store):
         return [(row, names[key]) for key, row in new.items() if names[key]], renamed
 
     def _table(self, new: list[_New]) -> pa.Table:
-        tokens = [self.header.quantiser.encode(row.tokens).tobytes() for row, _ in new if row.tokens is not None]
-        vectors = [row.vector for row, _ in new if row.vector is not None]
-        flat = np.stack(vectors) if vectors else np.zeros((0, self.header.width), dtype=np.float32)
-        codes = self.header.vector_quantiser.encode(flat)
+        tokens = np.zeros((len(new), self.header.num_tokens, self.header.width), dtype=np.float32)
+        vectors = np.zeros((len(new), self.header.width), dtype=np.float32)
+        for place, (row, _) in enumerate(new):
+            tokens[place], vectors[place] = row.tokens, row.vector
         columns = {
             "hash": [bytes.fromhex(row.hash) for row, _ in new],
             "names": [list(names) for _, names in new],
@@ -319,8 +319,8 @@ class LanceStore(Store):
             "file_bytes": [row.file_bytes for row, _ in new],
             "width": [row.width for row, _ in new],
             "height": [row.height for row, _ in new],
-            "tokens": tokens,
-            "vector": [code.tobytes() for code in codes],
+            "tokens": [codes.tobytes() for codes in self.header.quantiser.encode(tokens)],
+            "vector": [codes.tobytes() for codes in self.header.vector_quantiser.encode(vectors)],
             "time": [int(time.time())] * len(new),
         }
         return pa.table(columns, schema=_schema(self.header))

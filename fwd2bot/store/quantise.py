@@ -118,7 +118,9 @@ class Spherical(Quantiser):
 
     def encode(self, tokens: Floats) -> Bytes:
         norm, unit = _polar(tokens)
-        steps = np.searchsorted(self._edges, unit).astype(np.uint8)
+        steps: Bytes = np.zeros(unit.shape, dtype=np.uint8)
+        for edge in self._edges:
+            steps += unit > edge
         grouped = (
             steps.reshape(*steps.shape[:-1], steps.shape[-1] // len(self._shifts), len(self._shifts)) << self._shifts
         )

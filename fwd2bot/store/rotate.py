@@ -28,7 +28,7 @@ def rotate_back(tokens: Floats) -> Floats:
     """The inverse of `rotate`."""
     rotated = np.array(tokens, dtype=np.float32, order="C")
     for part, signs in reversed(_passes(rotated.shape[-1])):
-        rotated[..., part] = _mixed(rotated[..., part].copy()) * signs
+        rotated[..., part] = _mixed(rotated[..., part]) * signs
     return rotated
 
 
@@ -43,17 +43,17 @@ def _passes(width: int) -> list[tuple[slice, Floats]]:
 
 
 def _mixed(tokens: Floats) -> Floats:
-    """The Hadamard transform of unit norm, its own inverse, in place. It adds in an order that the width alone decides,
-    so that a token comes out the same alone and among others.
+    """The Hadamard transform of unit norm, its own inverse. It adds in an order that the width alone decides, so that a
+    token comes out the same alone and among others.
     """
     size = tokens.shape[-1]
-    tokens *= np.float32(size**-0.5)
+    columns = np.ascontiguousarray(tokens.reshape(-1, size).T) * np.float32(size**-0.5)  # a number of all tokens a line
     half = 1
     while half < size:
-        pairs = tokens.reshape(-1, size // (2 * half), 2, half)
-        left, right = pairs[:, :, 0], pairs[:, :, 1]
+        pairs = columns.reshape(size // (2 * half), 2, -1)
+        left, right = pairs[:, 0], pairs[:, 1]
         left += right
         right *= -2
         right += left
         half *= 2
-    return tokens
+    return columns.T.reshape(tokens.shape)
