@@ -47,7 +47,16 @@ def is_new(path: Path) -> bool:
 
 def open_store(path: Path) -> "LanceStore":
     """Raises StoreError where there is no store, or it cannot be read."""
-    with translated(check_place(path), "read"):
+    check_place(path)
+    try:
+        return _opened(path)
+    except StoreError:
+        time.sleep(0.1)  # another may have deleted files of older versions meanwhile
+        return _opened(path)
+
+
+def _opened(path: Path) -> "LanceStore":
+    with translated(path, "read"):
         dataset = _open(path, known=set())
         return LanceStore(path, _header(path, dataset), dataset)
 
@@ -117,11 +126,6 @@ class LanceStore(Store):
                 found += [Row(name=name, path=path, **figures) for name, path in pairs]
         return iter(sorted(found, key=lambda row: row.name))
 
-    def _owner(self, name: str) -> str:
-        """The content hash of a name that is there."""
-        self._index()
-        return self._owners[name]
-
     def images(self) -> dict[str, tuple[str, str]]:
         index = self._index()
         if self._sorted is None:
@@ -181,7 +185,7 @@ class LanceStore(Store):
             self._refresh()
             left: dict[str, dict[str, str]] = {}
             for name in names:
-                key = self._owner(name)
+                key = self.images()[name][0]
                 left.setdefault(key, dict(self._index()[key].names)).pop(name)
             merge = self._dataset.merge_insert("hash")
             merge.when_matched_update_all().execute(self._renamed(left))
@@ -411,8 +415,8 @@ def _open(path: Path, known: set[str]) -> Any:
     Data files that are known were looked at before.
     """
     guards.check_head(path)
+    newest = guards.newest_manifest(path)  # before: another may commit meanwhile
     dataset = lance.dataset(_uri(path))
-    newest = guards.newest_manifest(path)
     if newest is None or _manifest(dataset.version) > newest:
         raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
     files = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}

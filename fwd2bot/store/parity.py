@@ -77,9 +77,9 @@ class Guard:
     def can_be_read(self, root: Path) -> bool:
         """Whether the file has its length, and all its bytes but the plain ones are as they were."""
         file = root / self.path
-        if not file.exists() or file.stat().st_size != self.size:
-            return False
-        with file.open("rb") as opened:
+        with _opened(file) as opened:
+            if opened.seek(0, 2) != self.size or not file.exists():
+                return False
             for number in self.blocks_of_form():
                 opened.seek(number * self.block)
                 content = opened.read(min(self.block, self.size - number * self.block))
