@@ -15,8 +15,9 @@ from PIL import Image
 
 from fwd2bot.errors import InputError, StoreError
 from fwd2bot.images import find_images, read_image
-from fwd2bot.ingest import CompressReport, Ingest, as_array, read_ahead
+from fwd2bot.ingest import CompressReport, Ingest, as_array
 from fwd2bot.store import DEFAULT_QUANTISATION, Store
+from fwd2bot.store.filters import EVERYTHING, Filter, search_listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,21 +101,12 @@ def compress_images(
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     began = time.monotonic()
     with store.writing():
-        ingest = Ingest(model, store, batch_size)
-        try:
-            for done, (name, path, read) in enumerate(read_ahead(found, ingest.known, batch_size), start=1):
-                ingest.take(name, path, read)
-                if progress is not None:
-                    progress(done - len(ingest.waiting), len(found))
-            ingest.commit()
-        except BaseException:  # Ctrl-C, no memory: what was compressed is kept
-            ingest.abandon()
-            raise
+        report = Ingest(model, store, batch_size).run(found, progress)
         store.tidy()
     if progress is not None:
         progress(len(found), len(found))
-    ingest.report.seconds = time.monotonic() - began
-    return ingest.report
+    report.seconds = time.monotonic() - began
+    return report
 
 
 def open_or_create(
@@ -181,8 +173,18 @@ def caption(model: Model, store: Store, images: Iterable[str], *, num_tokens: in
         yield Reply(image=image, text=text, error=error)
 
 
-def search(model: Model, store: Store, queries: Iterable[str], *, top: int = 10, exact: bool = False) -> list[Found]:
-    """The nearest images to each text, from rows alone. An empty or too long text is a Found with an error.
+def search(
+    model: Model,
+    store: Store,
+    queries: Iterable[str],
+    *,
+    top: int = 10,
+    wanted: Filter = EVERYTHING,
+    exact: bool = False,
+) -> list[Found]:
+    """The nearest images to each text, of those that `wanted` lets through, from rows alone.
+
+    An empty or too long text is a Found with an error.
 
     `exact`: every row is compared, also in a store of very many (`Store.search_many`).
 
@@ -195,18 +197,27 @@ def search(model: Model, store: Store, queries: Iterable[str], *, top: int = 10,
 
     embedded = list(_each(embed, queries))
     vectors = [vector for _, vector, _ in embedded if vector is not None]
-    results = iter(store.search_many(np.stack(vectors), top, exact=exact) if vectors else [])
+    results = iter(search_listed(store, np.stack(vectors), top, wanted, exact=exact) if vectors else [])
     return [
         Found(query=query, error=error) if vector is None else Found(query=query, results=next(results))
         for query, vector, error in embedded
     ]
 
 
-def search_like(model: Model, store: Store, path: str | Path, *, top: int = 10, exact: bool = False) -> Found:
+def search_like(
+    model: Model,
+    store: Store,
+    path: str | Path,
+    *,
+    top: int = 10,
+    wanted: Filter = EVERYTHING,
+    exact: bool = False,
+) -> Found:
     """The nearest images to a picture in a file. Raises ImageError where it cannot be read, and as `search` does."""
     count = _rows_count(model, store, None)
     tokens = model.compress([read_image(path)], num_tokens=count)
-    return Found(query=str(path), results=store.search(as_array(model.embed(tokens))[0], top, exact=exact))
+    [results] = search_listed(store, as_array(model.embed(tokens)), top, wanted, exact=exact)
+    return Found(query=str(path), results=results)
 
 
 def match(

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,12 +34,13 @@ class CompressReport:
     added: int = 0
     present: int = 0  # were there already, under this name
     named: int = 0  # the same content is there under another name: both names answer
+    moved: int = 0  # the same content was there under a name whose file is gone: only the new name answers
     failed: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def total(self) -> int:
-        return self.added + self.present + self.named + len(self.failed)
+        return self.added + self.present + self.named + self.moved + len(self.failed)
 
 
 class Ingest:
@@ -53,7 +54,24 @@ class Ingest:
         self._rows: list[Row] = []  # with tokens
         self._names: list[Row] = []  # other names for contents
         self._owners = dict(store.images())
+        self._moved: dict[str, tuple[str, str]] = {}  # names that go, with content and path
+        self._names_of: dict[str, list[str]] = defaultdict(list)  # content -> names, of the store as it was found
+        for name, (key, _) in self._owners.items():
+            self._names_of[key].append(name)
         self._committed = time.monotonic()
+
+    def run(self, found: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None) -> CompressReport:
+        """Takes all of them and commits; what was compressed before it is stopped is committed, too."""
+        try:
+            for done, (name, path, read) in enumerate(read_ahead(found, self.known, self.batch_size), start=1):
+                self.take(name, path, read)
+                if progress is not None:
+                    progress(done - len(self.waiting), len(found))
+            self.commit()
+        except BaseException:  # Ctrl-C, no memory: what was compressed is kept
+            self.abandon()
+            raise
+        return self.report
 
     def take(self, name: str, path: Path, read: "ReadFile") -> None:
         if read.error is not None:
@@ -66,8 +84,12 @@ class Ingest:
             self.report.present += 1
         elif read.hash in self.known:
             self._names.append(Row(name=name, hash=read.hash, path=str(path)))
-            self.report.named += there is None or there[0] != read.hash
-            self.report.present += there is not None and there[0] == read.hash  # moved with its folder
+            if there is not None and there[0] == read.hash:
+                self.report.present += 1  # moved with its folder
+            elif self._moved_from(read.hash):
+                self.report.moved += 1
+            else:
+                self.report.named += 1
         else:
             self._wait(name, path, read)
         if len(self._rows) + len(self._names) >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
@@ -80,6 +102,9 @@ class Ingest:
         if rows:
             self.store.add(rows)
             self._rows, self._names = [], []
+            now = self.store.images()
+            self.store.remove([name for name, was in self._moved.items() if now.get(name) == was])
+            self._moved = {}
         self._committed = time.monotonic()
 
     def abandon(self) -> None:
@@ -88,6 +113,15 @@ class Ingest:
         self._names = [row for row in self._names if row.hash in self.known]
         self.waiting.clear()
         self.commit()
+
+    def _moved_from(self, key: str) -> bool:
+        """Whether the content has a name whose file is gone; that name goes."""
+        for name in self._names_of[key]:
+            there = self._owners.get(name)
+            if there is not None and there[0] == key and not os.path.exists(there[1]):  # noqa: PTH110 (any text)
+                self._moved[name] = self._owners.pop(name)
+                return True
+        return False
 
     def _wait(self, name: str, path: Path, read: "ReadFile") -> None:
         picture = read.picture
@@ -98,6 +132,7 @@ class Ingest:
             hash=read.hash,
             path=str(path),
             file_bytes=picture.file_bytes,
+            modified=read.modified,
             width=picture.width,
             height=picture.height,
             fingerprint=self.model.fingerprint,
@@ -136,6 +171,7 @@ class ReadFile:
 
     hash: str = ""
     picture: Picture | None = None
+    modified: int = 0
     error: str | None = None
 
 
@@ -146,8 +182,10 @@ def read_ahead(found: Sequence[tuple[str, Path]], known: set[str], ahead: int) -
         try:
             content = read_bytes(path)
             key = content_hash(content)
-            return ReadFile(hash=key, picture=None if key in known else decode(content, str(path)))
-        except ImageError as error:
+            modified = max(int(path.stat().st_mtime), 0)
+            picture = None if key in known else decode(content, str(path))
+            return ReadFile(hash=key, picture=picture, modified=modified)
+        except (ImageError, OSError) as error:
             return ReadFile(error=str(error))
 
     running: deque[tuple[str, Path, Future[ReadFile]]] = deque()

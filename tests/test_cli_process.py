@@ -17,8 +17,8 @@ from fwd2bot.cli.parser import EXAMPLES, make_parser
 from fwd2bot.store import Store
 
 COMMANDS = (
-    "demo", "compress", "ask", "caption", "search", "match", "info", "methods", "export", "push", "world", "score",
-    "evaluate", "train",
+    "demo", "compress", "ask", "caption", "search", "match", "info", "verify", "repair", "migrate", "delete",
+    "duplicates", "methods", "export", "push", "world", "score", "evaluate", "train",
 )  # fmt: skip
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}

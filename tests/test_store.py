@@ -9,7 +9,7 @@ import pytest
 from store_rows import TOKENS, WIDTH, assert_holds, make_row, name_only, new_store
 
 from fwd2bot.errors import InputError, StoreError
-from fwd2bot.store import Store
+from fwd2bot.store import Row, Store
 from fwd2bot.store import lance as lance_store
 
 # Rows in, rows out.
@@ -253,3 +253,52 @@ def test_a_store_of_many_commits_becomes_few_files_with_rows_in_their_places(
         for step in range(9):
             for i in range(3):
                 assert_holds(opened, f"{step}-{i}", f"c{(7 * step + i) % 30}")
+
+
+# Removing.
+
+
+def test_remove_drops_names_and_rows_with_their_last_name(store: Store) -> None:
+    store.add([make_row("a", "same"), name_only("b", "same"), make_row("c"), make_row("d")])
+    store.remove(["a", "c"])
+    for opened in (store, Store.open(store.path)):
+        assert opened.names() == ["b", "d"]
+        assert len(opened) == 2
+        assert_holds(opened, "b", "same")
+        assert [name for name, _ in opened.search(make_row("c").vector, 9)] in (["b", "d"], ["d", "b"])
+    store.add([make_row("c")])
+    assert_holds(store, "c", "c")
+
+
+def test_tidy_erases_rows_that_are_gone(store: Store) -> None:
+    rows = [make_row(f"{i}") for i in range(30)]
+    store.add(rows)
+    store.remove([f"{i}" for i in range(2)])
+
+    def on_disk(row: Row) -> bool:
+        assert row.tokens is not None
+        codes = store.header.quantiser.encode(row.tokens).tobytes()
+        return any(codes in file.read_bytes() for file in (store.path / "data").iterdir())
+
+    store.tidy()
+    assert on_disk(rows[0])  # a file is not written again for so few
+    store.tidy(erase=True)
+    assert [on_disk(row) for row in rows] == [False, False, *[True] * 28]
+    for opened in (store, Store.open(store.path)):
+        assert opened.images() == {row.name: (row.hash, row.path) for row in sorted(rows[2:], key=lambda row: row.name)}
+        assert_holds(opened, "7", "7")
+
+
+def test_an_image_may_be_asked_for_by_the_hash_of_its_content(store: Store) -> None:
+    store.add([make_row("b", "same"), name_only("a", "same")])
+    assert store.find(make_row("a", "same").hash) == "a"
+
+
+def test_listing_tells_what_each_file_was(store: Store) -> None:
+    store.add([make_row("b", modified=7), make_row("a", width=5), name_only("c", "b")])
+    told = [(row.name, row.path, row.modified, row.width, row.file_bytes, row.tokens) for row in store.listing()]
+    assert told == [
+        ("a", "/photos/a", 0, 5, 1000, None),
+        ("b", "/photos/b", 7, 30, 1000, None),
+        ("c", "/photos/c", 7, 30, 1000, None),
+    ]

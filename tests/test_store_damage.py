@@ -77,7 +77,8 @@ def with_header(path: Path, text: str) -> Path:
         (json.dumps({"format": 99}), "newer fwd2bot .format 99; this one reads 2.: upgrade"),
         ("{", "damaged header"),
         ("[]", "damaged header"),
-        (json.dumps({"format": 1}), "damaged header"),
+        (json.dumps({"format": 1}), "older fwd2bot .format 1; this one reads 2.: compress the images again"),
+        (json.dumps({"format": 2}), "damaged header"),
     ],
 )
 def test_open_refuses_a_header_that_it_cannot_read(tmp_path: Path, header: str, says: str) -> None:
@@ -193,3 +194,20 @@ def test_kill_9_at_any_time_loses_nothing_acknowledged(tmp_path: Path) -> None:
     store.tidy()
     for name in store.names():
         assert_holds(store, name, name)
+
+
+def test_a_reader_of_files_that_are_gone_is_told_to_open_again(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s")
+    store.add([make_row(f"{i}") for i in range(20)])
+    reader, replaced = Store.open(store.path), Store.open(store.path)
+    assert reader.get(["1"])
+    store.remove(["0"])
+    store.tidy(erase=True)
+    with pytest.raises(StoreError, match="was changed since it was opened: open it again"):
+        reader.get(["1"])
+    other = Store.create(tmp_path / "t", fingerprint="0" * 64, model="other", num_tokens=4, width=8)
+    store.path.rename(tmp_path / "aside")
+    other.path.rename(store.path)
+    with pytest.raises(StoreError, match="was changed since it was opened: open it again"):
+        replaced.add([make_row("new")])
+    assert len(Store.open(store.path)) == 0

@@ -62,10 +62,11 @@ def run_ask(options: argparse.Namespace) -> int:
 
 
 def run_caption(options: argparse.Namespace) -> int:
+    from fwd2bot.cli import stores
     from fwd2bot.engine import caption
 
     store = Store.open(options.store)
-    images = options.image or store.names()
+    images = stores.wanted_names(options, store)
     if not images:
         raise InputError(f"There is nothing to caption: {options.store} is empty.")
     model = load_model(options, store)
@@ -77,6 +78,7 @@ def run_caption(options: argparse.Namespace) -> int:
 
 
 def run_search(options: argparse.Namespace) -> int:
+    from fwd2bot.cli.stores import filter_of
     from fwd2bot.engine import Found, search, search_like
 
     given = [way for way in (options.text, options.like, options.queries) if way is not None]
@@ -84,14 +86,15 @@ def run_search(options: argparse.Namespace) -> int:
         raise InputError("Search for one thing: a TEXT, --like FILE or --queries FILE.")
     if options.top < 1:
         raise InputError(f"--top must be at least 1, not {options.top}.")
+    wanted = filter_of(options)
     store = Store.open(options.store)
     queries = [options.text] if options.queries is None else read_lines(options.queries)
     model = load_model(options, store)
     found: list[Found]
     if options.like is not None:
-        found = [search_like(model, store, options.like, top=options.top, exact=options.exact)]
+        found = [search_like(model, store, options.like, top=options.top, wanted=wanted, exact=options.exact)]
     else:
-        found = search(model, store, queries, top=options.top, exact=options.exact)
+        found = search(model, store, queries, top=options.top, wanted=wanted, exact=options.exact)
     if options.queries is None and found[0].error is not None:
         raise InputError(found[0].error)
     for one in found:
@@ -122,9 +125,20 @@ def run_match(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    info = Store.open(options.store).info()
+    from fwd2bot.cli import stores
+    from fwd2bot.store.filters import EVERYTHING
+
+    wanted = stores.filter_of(options)
+    if wanted != EVERYTHING and not options.rows:
+        raise InputError("--path and its like choose among images: add --rows.")
+    store = Store.open(options.store)
+    info = store.info()
+    images = stores.listing_json(store, wanted) if options.rows else None
     if options.json:
-        print_json(asdict(info))
+        print_json({**asdict(info), **({} if images is None else {"images": images})})
+        return 0
+    if images is not None:
+        stores.print_listing(images)
         return 0
     names = f", under {info.names:,} names" if info.names != info.rows else ""
     rows = max(info.rows, 1)
@@ -263,9 +277,12 @@ def _questions(options: argparse.Namespace, store: Store) -> list[tuple[str, str
         raise InputError("What is the question? Write it in quotes after `ask`, or give --questions FILE.")
     if not options.question.strip():
         raise InputError("The question is empty: write a question.")
-    if bool(options.image) == options.all:
-        raise InputError("About which image? Give --image NAME (or several), or --all.")
-    return [(image, options.question) for image in options.image or store.names()]
+    some = any((options.path, options.since, options.until, options.larger, options.smaller))
+    if bool(options.image) == (options.all or some):
+        raise InputError("About which image? Give --image NAME (or several), --all, or --path and its like.")
+    from fwd2bot.cli.stores import wanted_names
+
+    return [(image, options.question) for image in wanted_names(options, store)]
 
 
 def _read_questions(file: str) -> Iterator[tuple[str, str]]:
@@ -334,6 +351,8 @@ def _print_report(report: "CompressReport") -> None:
     print(f"{report.store}: {plural(report.added, 'image')} added in {duration(report.seconds)}{rate}")
     if report.present:
         print(f"  {plural(report.present, 'image')} already there")
+    if report.moved:
+        print(f"  {plural(report.moved, 'image')} moved: only the new name answers")
     if report.named:
         print(
             f"  {plural(report.named, 'image')} with the same content as another: one row, which answers to each name"

@@ -42,7 +42,22 @@ EXAMPLES = {
   fwd2bot match fox.png captions.txt                        # a text a line; - reads stdin""",
     "info": """\
   fwd2bot info album.store
-  fwd2bot info album.store --json""",
+  fwd2bot info album.store --json
+  fwd2bot info album.store --rows --json                    # each image with its URL for a server""",
+    "verify": """\
+  fwd2bot verify album.store                                # exit code 0: every byte is as it was written""",
+    "repair": """\
+  fwd2bot repair album.store                                # its old state stays beside it""",
+    "migrate": """\
+  fwd2bot migrate album.store --model my-new-model
+  fwd2bot migrate album.store --model my-new-model          # after a kill: goes on where it was""",
+    "delete": """\
+  fwd2bot delete album.store fox.png
+  fwd2bot delete album.store --missing                      # all whose files are gone
+  fwd2bot delete album.store --path 'holiday/*' --until 2019-12-31""",
+    "duplicates": """\
+  fwd2bot duplicates album.store --above 0.99
+  fwd2bot duplicates album.store --json""",
     "methods": """\
   fwd2bot methods
   fwd2bot methods --json""",
@@ -102,6 +117,11 @@ def make_parser() -> Parser:
         _search,
         _match,
         _info,
+        _verify,
+        _repair,
+        _migrate,
+        _delete,
+        _duplicates,
         _methods,
         _export,
         _push,
@@ -139,11 +159,14 @@ def _command(commands: _Commands, name: str, about: str, *parents: Parser) -> Pa
     return parser
 
 
+_HOMES = dict.fromkeys(("verify", "repair", "migrate", "delete", "duplicates"), "stores")
+
+
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it runs."""
 
     def run(options: argparse.Namespace) -> int:
-        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate') else 'commands'}"
+        home = f"fwd2bot.cli.{name if name in ('demo', 'score', 'evaluate') else _HOMES.get(name, 'commands')}"
         code: int = getattr(import_module(home), f"run_{name}")(options)
         return code
 
@@ -169,6 +192,17 @@ def _model() -> Parser:
 def _json() -> Parser:
     parent = Parser(add_help=False)
     parent.add_argument("--json", action="store_true", help="print JSON")
+    return parent
+
+
+def _filter() -> Parser:
+    parent = Parser(add_help=False)
+    group = parent.add_argument_group("of the images in the store, only those")
+    group.add_argument("--path", metavar="GLOB", help="whose name or path is such, as 'holiday/*'")
+    group.add_argument("--since", metavar="DATE", help="whose file was changed on that day or later, as 2024-12-31")
+    group.add_argument("--until", metavar="DATE", help="whose file was changed on that day or before")
+    group.add_argument("--larger", metavar="SIZE", help="at least as large: bytes as 300KB, or pixels as 800x600")
+    group.add_argument("--smaller", metavar="SIZE", help="at most as large")
     return parent
 
 
@@ -199,7 +233,7 @@ def _compress(commands: _Commands) -> None:
 
 def _ask(commands: _Commands) -> None:
     about = "Answer a question about images, from their rows alone."
-    parser = _command(commands, "ask", about, _model(), _json())
+    parser = _command(commands, "ask", about, _model(), _filter(), _json())
     parser.add_argument("question", metavar="QUESTION", nargs="?", help="in quotes")
     _store(parser)
     parser.add_argument("--image", metavar="NAME", action="append", default=[], help="may be given several times")
@@ -209,7 +243,7 @@ def _ask(commands: _Commands) -> None:
 
 
 def _caption(commands: _Commands) -> None:
-    parser = _command(commands, "caption", "Describe images, from their rows alone.", _model(), _json())
+    parser = _command(commands, "caption", "Describe images, from their rows alone.", _model(), _filter(), _json())
     _store(parser)
     parser.add_argument("--image", metavar="NAME", action="append", default=[], help="may be given several times "
                         "(default: every image)")  # fmt: skip
@@ -217,7 +251,8 @@ def _caption(commands: _Commands) -> None:
 
 
 def _search(commands: _Commands) -> None:
-    parser = _command(commands, "search", "Find the images nearest to a text or a picture.", _model(), _json())
+    about = "Find the images nearest to a text or a picture."
+    parser = _command(commands, "search", about, _model(), _filter(), _json())
     parser.add_argument("text", metavar="TEXT", nargs="?", help="in quotes")
     _store(parser)
     parser.add_argument("--like", metavar="FILE", help="a picture")
@@ -236,8 +271,45 @@ def _match(commands: _Commands) -> None:
 
 def _info(commands: _Commands) -> None:
     about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
-    parser = _command(commands, "info", about, _json())
+    parser = _command(commands, "info", about, _filter(), _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
+    parser.add_argument("--rows", action="store_true", help="list the images")
+
+
+def _verify(commands: _Commands) -> None:
+    about = "Read every byte of a store, and name the files and images that are not as they were written."
+    parser = _command(commands, "verify", about, _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _repair(commands: _Commands) -> None:
+    about = "Make a damaged store whole: give back what can be given back, and keep all other rows."
+    parser = _command(commands, "repair", about, _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _migrate(commands: _Commands) -> None:
+    about = "Compress a store's images again with another model; the old rows answer until that is done."
+    parser = _command(commands, "migrate", about, _model(), _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _tokens(parser, "tokens an image, of those that the model offers (default: as many as now)")
+    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how to keep tokens (default: as now)")
+    parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
+
+
+def _delete(commands: _Commands) -> None:
+    about = "Delete images from a store; their files are left alone."
+    parser = _command(commands, "delete", about, _filter(), _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="names")
+    parser.add_argument("--missing", action="store_true", help="all whose files are gone")
+
+
+def _duplicates(commands: _Commands) -> None:
+    about = "List groups of images that look the same to the model."
+    parser = _command(commands, "duplicates", about, _json())
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    parser.add_argument("--above", metavar="C", type=float, default=0.98, help="cosine of two images (default: 0.98)")
 
 
 def _methods(commands: _Commands) -> None:

@@ -70,13 +70,18 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "Header":
-        """Raises StoreError where the text is of a newer format, or damaged."""
+        """Raises StoreError where the text is of another format, or damaged."""
         try:
             values = json.loads(text)
             version = int(values["format"])
             if version > FORMAT:
                 raise StoreError(
                     f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it."
+                )
+            if version < FORMAT:
+                raise StoreError(
+                    f"{path} was written by an older fwd2bot (format {version}; this one reads {FORMAT}): "
+                    "compress the images again, into a new store."
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError):
@@ -91,6 +96,7 @@ class Row:
     hash: str
     path: str = ""
     file_bytes: int = 0
+    modified: int = 0  # when its file was, in seconds since 1970
     width: int = 0  # pixels
     height: int = 0
     fingerprint: str = ""  # of the model that wrote the tokens
@@ -195,12 +201,27 @@ class Store(ABC):
         """name -> (content hash, path of the file when it was compressed), sorted by name."""
 
     @abstractmethod
+    def listing(self) -> Iterator[Row]:
+        """All images, sorted by name, without tokens and vectors."""
+
+    @abstractmethod
+    def remove(self, names: Sequence[str]) -> None:
+        """Drop names that are there; a row goes with its last name, from the disk when the store is tidied.
+
+        Raises StoreError where that cannot be written.
+        """
+
+    @abstractmethod
     def info(self) -> StoreInfo:
         """The figures of the store, without reading its tokens."""
 
     @abstractmethod
-    def tidy(self) -> None:
-        """Delete what commits have left behind, such as rows that no name finds any more."""
+    def tidy(self, *, erase: bool = False) -> None:
+        """Delete what commits have left behind, such as rows that no name finds any more.
+
+        Where `erase`, the bytes of such rows leave the disk: their files are written again without them, and a
+        reader that had the store open is told to open it again.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
@@ -236,6 +257,10 @@ class Store(ABC):
 
     # What all share.
 
+    def vectors(self) -> Iterator[tuple[list[str], Floats]]:
+        """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
+        return self._vectors()
+
     def check(self, fingerprint: str, model: str) -> None:
         """Raises StoreError where the rows were written by another model."""
         if fingerprint != self.header.fingerprint:
@@ -250,7 +275,7 @@ class Store(ABC):
         return self._lookup().all()
 
     def find(self, image: str) -> str:
-        """The name of an image, which may be asked for by its name or by any end of its path.
+        """The name of an image, which may be asked for by its name, by any end of its path, or by its content hash.
 
         Raises InputError where there is no such image (suggesting the nearest), or more than one.
         """
@@ -258,6 +283,9 @@ class Store(ABC):
         for name in (image, asked):
             if self._lookup().place(name) is not None:
                 return name
+        named = self._lookup().of_hash(asked)
+        if named is not None:
+            return named
         ending = "/" + asked.removeprefix("/")
         found = self._lookup().ending(ending)  # one a content
         if len(found) == 1:

@@ -1,9 +1,10 @@
 """Which row a name leads to, in a store of very many: sorted columns in place of a dictionary.
 
-About a hundred bytes an image, most of them its name and path; a fifteenth of what Python's own strings and
+About 130 bytes an image, most of them its name, path and hash; a tenth of what Python's own strings and
 dictionaries would take, and read in a second where there are a million.
 """
 
+import re
 from bisect import bisect_left
 from typing import Any
 
@@ -19,8 +20,10 @@ class Names:
     """All names of a version of a store, sorted, with the paths of their files and the places of their rows."""
 
     def __init__(self, table: Any) -> None:
-        """`table`: columns of lists, `names` and as many `paths`, a list of each a row."""
+        """`table`: columns of lists, `names` and as many `paths`, a list of each a row; and its `hash`."""
         counts = np.asarray(pc.list_value_length(table["names"]), dtype=np.int64)
+        self.named = counts > 0  # by place
+        self._hashes = table["hash"]
         names, paths = (_flat(table[column]) for column in ("names", "paths"))
         order = pc.sort_indices(names)
         self._names, self._paths = names.take(order), paths.take(order)
@@ -33,6 +36,11 @@ class Names:
     def first(self) -> str:
         return str(self._names[0].as_py())
 
+    @property
+    def rows(self) -> int:
+        """With a name."""
+        return int(self.named.sum())
+
     def all(self) -> list[str]:
         """Sorted."""
         found: list[str] = self._names.to_pylist()
@@ -42,6 +50,14 @@ class Names:
         """Of the row; None where there is no such name."""
         at = self._rank(name)
         return int(self._places[at]) if at < len(self._names) and self._names[at].as_py() == name else None
+
+    def of_hash(self, text: str) -> str | None:
+        """The first name of the row with this content hash, in hexadecimal digits; None where there is none."""
+        if re.fullmatch("[0-9a-f]{64}", text) is None:
+            return None
+        place = pc.index(self._hashes, pa.scalar(bytes.fromhex(text), self._hashes.type)).as_py()
+        found = np.flatnonzero(self._places == place)
+        return str(self._names[found[0]].as_py()) if len(found) else None
 
     def ending(self, ending: str) -> dict[int, str]:
         """Places of the rows whose path is or ends in this, which begins with a slash; with a name of each."""

@@ -1,0 +1,193 @@
+"""Looking after a store: verify, repair, migrate, delete, duplicates; and which of its images a command means."""
+
+import argparse
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from fwd2bot.cli.commands import load_model
+from fwd2bot.cli.output import ProgressLine, duration, note, plural, print_json, print_rows
+from fwd2bot.errors import ImageError, InputError, StoreError
+from fwd2bot.store import Store
+
+if TYPE_CHECKING:
+    from fwd2bot.store.filters import Filter
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    from fwd2bot.store.care import verify
+
+    found = verify(options.store)
+    code = 0 if found.whole else StoreError.exit_code
+    if options.json:
+        print_json({**asdict(found), "whole": found.whole})
+        return code
+    if found.whole:
+        print(f"{found.store}: {plural(found.rows, 'row')} in {plural(found.files, 'file')}, all as they were written")
+        return code
+    print(f"{found.store}: {plural(len(found.damaged), 'file')} damaged")
+    for one in found.damaged:
+        print(f"  {one.file} ({_fate(one.restorable)})")
+    if found.images:
+        print(f"{plural(len(found.images), 'image')} with a row that is hurt:")
+        for image in found.images:
+            print(f"  {image.image} ({_fate(image.restorable)})")
+    if found.unnamed:
+        print(f"{plural(found.unnamed, 'row')} whose names are hurt, too")
+    note(f"fwd2bot: {found.store} is damaged: run `fwd2bot repair {found.store}`")
+    return code
+
+
+def _fate(restorable: bool) -> str:
+    return "can be given back" if restorable else "lost"
+
+
+def run_repair(options: argparse.Namespace) -> int:
+    from fwd2bot.store.care import repair
+
+    done = repair(options.store)
+    if options.json:
+        print_json(asdict(done))
+    elif done.aside is None:
+        print(f"{done.store}: {plural(done.rows, 'row')}, all as they were written: nothing to repair")
+    else:
+        print(f"{done.store}: whole again, with {plural(done.rows, 'row')}; its old state is {done.aside}")
+        for file in done.restored:
+            print(f"  {file} given back")
+        lost = len(done.gone) + done.unnamed
+        if lost:
+            print(f"  {plural(lost, 'image')} lost; `fwd2bot compress` adds them again, where their files are:")
+            for name in done.gone:
+                print(f"    {name}")
+            if done.unnamed:
+                print(f"    and {plural(done.unnamed, 'row')} whose names were hurt, too")
+    return 0
+
+
+def run_migrate(options: argparse.Namespace) -> int:
+    from fwd2bot.migrate import migrate
+
+    store = Store.open(options.store)
+    model = load_model(options, store)
+    model.batch_size = max(options.batch, 1)
+    progress = ProgressLine("compressed", "images")
+    try:
+        done = migrate(
+            model,
+            options.store,
+            num_tokens=options.tokens,
+            quantisation=options.quantise,
+            batch_size=options.batch,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        note(f"\n{options.store} is as it was; the same command goes on with the migration")
+        raise
+    progress.close()
+    if options.json:
+        print_json({**asdict(done), "failed": [{"image": name, "error": reason} for name, reason in done.failed]})
+    else:
+        print(f"{done.store}: {plural(done.images, 'image')} of {model.name} in {duration(done.seconds)}")
+        print(f"  the old rows are in {done.aside}")
+        if done.failed:
+            print(f"  {plural(len(done.failed), 'image')} could not be read, and stay there alone:")
+            for _, reason in done.failed:
+                print(f"    {reason}")
+    return ImageError.exit_code if done.failed else 0
+
+
+def run_delete(options: argparse.Namespace) -> int:
+    from fwd2bot.store.filters import EVERYTHING, listed
+
+    wanted = filter_of(options)
+    if bool(options.images) == (options.missing or wanted != EVERYTHING):
+        raise InputError("Delete which images? Name them, or give --missing, --path or another of those options.")
+    store = Store.open(options.store)
+    with store.writing():
+        names = [store.find(image) for image in options.images]
+        if not names:
+            rows = listed(store, wanted)
+            names = [row.name for row in rows if not (options.missing and os.path.exists(row.path))]  # noqa: PTH110
+        names = list(dict.fromkeys(names))
+        store.remove(names)
+        if names:
+            store.tidy(erase=True)
+    if options.json:
+        print_json({"store": options.store, "deleted": names})
+    else:
+        print(f"{options.store}: {plural(len(names), 'image')} deleted")
+        for name in names:
+            print_rows([[f"  {name}"]])
+    return 0
+
+
+def run_duplicates(options: argparse.Namespace) -> int:
+    from fwd2bot.store.duplicates import duplicates
+
+    store = Store.open(options.store)
+    progress = ProgressLine("compared", "images")
+    groups = duplicates(store, options.above, progress=progress)
+    progress.close()
+    if options.json:
+        print_json([{"images": group.images, "score": round(group.score, 6)} for group in groups])
+    else:
+        for group in groups:
+            print_rows([[f"{group.score:6.3f}", *group.images]])
+    return 0
+
+
+def filter_of(options: argparse.Namespace) -> "Filter":
+    """Of --path, --since, --until, --larger and --smaller. Raises InputError where one of them cannot be read."""
+    from fwd2bot.store.filters import parse_filter
+
+    return parse_filter(options.path, options.since, options.until, options.larger, options.smaller)
+
+
+def wanted_names(options: argparse.Namespace, store: Store) -> list[str]:
+    """The images of --image, or of the options that choose some, or all. Raises InputError where both are given."""
+    from fwd2bot.store.filters import EVERYTHING, listed
+
+    wanted = filter_of(options)
+    if wanted == EVERYTHING:
+        return options.image or store.names()
+    if options.image:
+        raise InputError("Give --image, or --path and its like, not both.")
+    names = [row.name for row in listed(store, wanted)]
+    if not names:
+        raise InputError(f"None of the {len(store.names()):,} images of {store.path} is such a one.")
+    return names
+
+
+def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
+    """What `fwd2bot info --rows --json` tells of each image."""
+    from fwd2bot.store.filters import listed
+    from fwd2bot.store.urls import url_of
+
+    return [
+        {
+            "image": row.name,
+            "url": url_of(row.name),
+            "key": row.hash,
+            "path": row.path,
+            "bytes": row.file_bytes,
+            "width": row.width,
+            "height": row.height,
+            "modified": datetime.datetime.fromtimestamp(row.modified, datetime.UTC).isoformat(),
+        }
+        for row in listed(store, wanted)
+    ]
+
+
+def print_listing(images: Iterable[dict[str, Any]]) -> None:
+    print_rows(
+        [
+            one["image"],
+            f"{one['bytes']:,} bytes",
+            f"{one['width']} x {one['height']}",
+            one["modified"][:10],
+            one["path"],
+        ]
+        for one in images
+    )

@@ -1,0 +1,315 @@
+"""Looking after a store: which of its bytes and rows are not as they were written, and making it whole again.
+
+Files are held against their guards, and every row against its checks. What a guard can give back is given back; rows
+that are still hurt after that are dropped, and all others kept.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from fwd2bot.errors import StoreError
+from fwd2bot.store import check, guards
+from fwd2bot.store.disk import LOCK, lock, translated
+from fwd2bot.store.lance import check_place, open_store
+from fwd2bot.store.parity import Guard
+from fwd2bot.store.swap import beside, free_name, real_folder, replace_folder
+
+BLOCK = 1024  # rows that are read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamagedFile:
+    """A file of the store that is not as it was written; whether its guard gives it back."""
+
+    file: str
+    restorable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HurtImage:
+    """An image whose row cannot be read as it was written; whether a repair gives it back."""
+
+    image: str
+    restorable: bool
+
+
+@dataclass(kw_only=True)
+class Verified:
+    """What is true of a store's files and rows; `unnamed` rows are hurt, and so are their names."""
+
+    store: str
+    files: int = 0
+    rows: int = 0
+    damaged: list[DamagedFile] = field(default_factory=list)
+    images: list[HurtImage] = field(default_factory=list)
+    unnamed: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return not (self.damaged or self.images or self.unnamed)
+
+
+@dataclass(kw_only=True)
+class Repaired:
+    """What a repair did. `aside` is where the old state is, None where nothing was to be done."""
+
+    store: str
+    rows: int = 0
+    restored: list[str] = field(default_factory=list)  # files
+    gone: list[str] = field(default_factory=list)  # images
+    unnamed: int = 0  # rows that are gone, too
+    aside: str | None = None
+
+
+def verify(path: str | Path) -> Verified:
+    """Reads every byte. Raises StoreError where there is no store, it is being written, or no version can be read."""
+    path = Path(path)
+    with _held(path):
+        return _verify(path, _damage(path))
+
+
+def repair(path: str | Path) -> Repaired:
+    """Keeps all that is whole or can be given back. The old state is kept aside, until the user deletes it.
+
+    Killed at any time, the store is as it was, or whole. Raises StoreError as `verify` does, or where the disk is full.
+    """
+    path = real_folder(Path(path))
+    with lock(check_place(path)):
+        damage = _damage(path)
+        found = _verify(path, damage)
+        report = Repaired(store=str(path), rows=found.rows, unnamed=found.unnamed)
+        if found.whole:
+            return report
+        report.restored = [one.file for one in found.damaged if one.restorable]
+        report.gone = [one.image for one in found.images if not one.restorable]
+        new = beside(path, "repairing")
+        with translated(path, "written"):
+            shutil.rmtree(new, ignore_errors=True)
+            _lay_out(path, new, damage, heal_data=True, link=_hard_link)
+            _drop_hurt_rows(new, damage)
+            store = open_store(new)
+            store.tidy()
+            if not _verify(new, _damage(new)).whole:
+                raise StoreError(f"{path} cannot be repaired: restore it from a copy, or compress into a new store.")
+            report.rows = len(store)
+            with lock(new):  # nobody writes before it has its place
+                aside = free_name(path, "damaged")
+                replace_folder(new, path, aside)
+        report.aside = str(aside)
+    return report
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """No other writes meanwhile. Where nothing can be written, as in a copy on a disc, nobody else can, either."""
+    check_place(path)
+    with lock(path) if os.access(path / LOCK, os.W_OK) else nullcontext():
+        yield
+
+
+# Files.
+
+_Damage = dict[str, tuple[Guard | None, list[int]]]  # file -> its guard and bad blocks; a guard itself has none
+
+
+def _damage(path: Path) -> _Damage:
+    found: _Damage = {}
+    with translated(path, "read"):
+        newest = guards.newest_manifest(path)
+        for name, guard in guards.guards(path):
+            if guard is None:
+                found[f"{guards.FOLDER}/{name}"] = (None, [])
+                continue
+            is_manifest = guard.path.startswith("_versions/")
+            newer = is_manifest and (newest is None or Path(guard.path).name < newest)
+            bad = guard.damaged(path) if (path / guard.path).exists() or newer or not is_manifest else []
+            if bad:
+                found[guard.path] = (guard, bad)
+        if newest and not (path / guards.FOLDER / (newest + guards.ENDING)).exists() and not _can_be_read(path):
+            found[f"_versions/{newest}"] = (None, [])  # a writer died before it wrote the guard, and the power went
+    return found
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with translated(path, "read"):
+            lance.dataset(str(path.absolute()))
+    except StoreError:
+        return False
+    return True
+
+
+def _verify(path: Path, damage: _Damage) -> Verified:
+    report = Verified(store=str(path), files=len(guards.guarded_files(path)))
+    with translated(path, "read"), tempfile.TemporaryDirectory() as folder:
+        as_it_is, best, restored = _views(path, damage, Path(folder))
+        report.damaged = [DamagedFile(file=name, restorable=name in restored) for name in sorted(damage)]
+        hurt = _hurt(as_it_is, damage)
+        beyond = set(hurt if best is as_it_is else _hurt(best, damage))
+        named = _names(best, hurt)
+        report.unnamed = sum(1 for names in named.values() if names is None)
+        report.images = sorted(
+            (HurtImage(image=name, restorable=at not in beyond) for at, names in named.items() for name in names or []),
+            key=lambda one: one.image,
+        )
+        report.rows = _count_named(best) - sum(1 for names in named.values() if names != [])
+    return report
+
+
+def _views(path: Path, damage: _Damage, folder: Path) -> tuple[Any, Any, set[str]]:
+    """The data set as it is, with what finds its rows given back; with all given back; and which files that are."""
+    if not damage:
+        dataset = lance.dataset(str(path.absolute()))
+        return dataset, dataset, set()
+    now, healed = folder / "now", folder / "healed"
+    restored = _lay_out(path, healed, damage, heal_data=True, link=_symbolic_link)
+    _lay_out(path, now, damage, heal_data=False, link=_symbolic_link)
+    try:
+        return _newest(now), _newest(healed), restored
+    except StoreError:
+        raise StoreError(f"No version of {path} can be read: restore it from a copy, or compress anew.") from None
+
+
+def _lay_out(path: Path, view: Path, damage: _Damage, *, heal_data: bool, link: Any) -> set[str]:
+    """A folder with the store's files, the damaged ones as their guards give them back. Gives what was restored.
+
+    A manifest that cannot be given back is left out, so that the version before it is the newest.
+    """
+    for part in ("data", "_versions", "_deletions", guards.FOLDER):
+        (view / part).mkdir(parents=True)
+    restored = {name for name in damage if name.startswith(guards.FOLDER)}  # a guard is written again
+    for part in ("data", "_versions", "_deletions", guards.FOLDER):
+        for file in sorted((path / part).glob("*")):
+            if f"{part}/{file.name}" not in damage and file.name != "latest_version_hint.json":
+                link(file, view / part / file.name)
+    for name, (guard, bad) in damage.items():
+        if name in restored:
+            continue
+        if guard and (heal_data or not name.startswith("data/")) and guard.heal(path, bad, view / name):
+            restored.add(name)
+            continue
+        (view / guards.FOLDER / (Path(name).name + guards.ENDING)).unlink(missing_ok=True)
+        if not name.startswith("_versions/") and (path / name).exists():
+            link(path / name, view / name)
+    return restored
+
+
+def _hard_link(file: Path, to: Path) -> None:
+    try:
+        os.link(file, to)
+    except OSError:  # a file system without them
+        shutil.copyfile(file, to)
+
+
+def _symbolic_link(file: Path, to: Path) -> None:
+    to.symlink_to(file.absolute())
+
+
+def _newest(view: Path) -> Any:
+    """The newest version that can be read. Raises StoreError where none can."""
+    while (newest := guards.newest_manifest(view)) is not None:
+        try:
+            with translated(view, "read"):
+                return lance.dataset(str(view.absolute()))
+        except StoreError:
+            (view / "_versions" / newest).unlink()
+    raise StoreError(f"{view} has no version that can be read.")
+
+
+# Rows.
+
+
+def _hurt(dataset: Any, damage: _Damage) -> list[int]:
+    """Positions of rows that are not as they were written."""
+    hurt: list[int] = []
+    for fragment, positions in _fragments(dataset):
+        if not _can_be_opened(dataset, [file.path for file in fragment.data_files()], damage):
+            hurt += positions
+            continue
+        for start in range(0, len(positions), BLOCK):
+            for piece, table in _pieces(dataset, positions[start : start + BLOCK], check.columns_of(check.PARTS)):
+                whole = [False] * len(piece) if table is None else check.sound(table, check.PARTS).tolist()
+                hurt += [at for at, fine in zip(piece, whole, strict=True) if not fine]
+    return hurt
+
+
+def _fragments(dataset: Any) -> Iterator[tuple[Any, range]]:
+    """Each with the positions of its rows."""
+    first = 0
+    for fragment in dataset.get_fragments():
+        positions = range(first, first + fragment.count_rows())
+        first = positions.stop
+        yield fragment, positions
+
+
+def _names(dataset: Any, positions: list[int]) -> dict[int, list[str] | None]:
+    """The names of rows, None where they cannot be read."""
+    named: dict[int, list[str] | None] = {}
+    for piece, table in _pieces(dataset, positions, check.columns_of(["check"])):
+        known = [False] if table is None else check.sound(table, ["check"]).tolist()
+        names = [None] if table is None else table["names"].to_pylist()
+        named.update({at: row if fine else None for at, row, fine in zip(piece, names, known, strict=True)})
+    return named
+
+
+def _count_named(dataset: Any) -> int:
+    every = [row for _, positions in _fragments(dataset) for row in _names(dataset, list(positions)).values()]
+    return sum(1 for names in every if names != [])
+
+
+def _can_be_opened(dataset: Any, files: Iterable[str], damage: _Damage) -> bool:
+    """Whether Lance may see these files: what tells it how to read them is as it was."""
+    root = Path(dataset.uri)
+    for file in files:
+        guard = damage.get(f"data/{file}", (None,))[0]
+        if guard is not None and not guard.can_be_read(root):
+            return False
+    return True
+
+
+def _pieces(dataset: Any, positions: Sequence[int], columns: list[str]) -> Iterator[tuple[list[int], pa.Table | None]]:
+    """Rows in the largest pieces that can be read; None for a row that cannot."""
+    if not positions:
+        return
+    try:
+        with translated(Path(dataset.uri), "read"):
+            table = dataset.take(list(positions), columns=columns)
+            for part in check.PARTS:
+                if part in columns:
+                    check.sound(table, [part])  # whatever cannot be summed cannot be read
+        yield list(positions), table
+    except StoreError:
+        if len(positions) == 1:
+            yield list(positions), None
+            return
+        half = len(positions) // 2
+        yield from _pieces(dataset, positions[:half], columns)
+        yield from _pieces(dataset, positions[half:], columns)
+
+
+def _drop_hurt_rows(new: Path, damage: _Damage) -> None:
+    """Rewrites the fragments that have such rows with all their others."""
+    dataset = _newest(new)
+    hurt = set(_hurt(dataset, damage))
+    away, kept = [], []
+    for fragment, positions in _fragments(dataset):
+        if hurt.isdisjoint(positions):
+            continue
+        away.append(fragment.fragment_id)
+        fine = [at for at in positions if at not in hurt]
+        kept += [table for _, table in _pieces(dataset, fine, dataset.schema.names) if table is not None]
+    if not away:
+        return
+    operation = lance.LanceOperation.Delete(updated_fragments=[], deleted_fragment_ids=away, predicate="hurt")
+    dataset = lance.LanceDataset.commit(str(new.absolute()), operation, read_version=dataset.version)
+    if kept:
+        lance.write_dataset(pa.concat_tables(kept), dataset, mode="append")

@@ -1,0 +1,290 @@
+"""The commands that look after a store, and the options that choose images."""
+
+import json
+import os
+import shutil
+
+import pytest
+from fake_model import OtherModel, picture
+
+from fwd2bot.store import Store
+
+LONG_AGO, NEW_YEAR = 1_400_000_000, 1_704_110_400  # May 2014; noon of 2024-01-01
+
+
+@pytest.fixture
+def photos(run, tmp_path):
+    """A store and its pictures: fox.png, sea.png, more/flag.png; sea.png is old, and fox.png of New Year."""
+    picture(tmp_path / "photos/fox.png", "red")
+    picture(tmp_path / "photos/sea.png", "blue")
+    picture(tmp_path / "photos/more/flag.png", "green", "yellow")
+    os.utime(tmp_path / "photos/sea.png", (LONG_AGO, LONG_AGO))
+    os.utime(tmp_path / "photos/fox.png", (NEW_YEAR, NEW_YEAR))
+    assert run("compress", "photos", "--store", "album.store").code == 0
+    return tmp_path / "photos"
+
+
+def hurt_tokens(folder, name):
+    """Changes a byte of an image's tokens; gives the file."""
+    store = Store.open(folder / "album.store")
+    tokens = store.header.quantiser.encode(store.get([name])[0].tokens).tobytes()
+    for file in (folder / "album.store/data").iterdir():
+        content = file.read_bytes()
+        if (at := content.find(tokens)) >= 0:
+            file.write_bytes(content[: at + 5] + bytes([content[at + 5] ^ 1]) + content[at + 6 :])
+            return file
+    raise AssertionError(name)
+
+
+# Verify and repair.
+
+
+def test_verify_of_a_whole_store_says_so(run, album):
+    ran = run("verify", "album.store")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "album.store: 3 rows in 2 files, all as they were written\n"
+    assert json.loads(run("verify", "album.store", "--json").out)["whole"] is True
+
+
+def test_verify_names_what_is_hurt_and_repair_gives_it_back(run, album):
+    file = hurt_tokens(album, "fox.png")
+    ran = run("verify", "album.store")
+    assert ran.code == 5
+    assert f"data/{file.name} (can be given back)" in ran.out
+    assert "with a row that is hurt:\n  fox.png (can be given back)" in ran.out  # so small a row shares its bytes
+    assert ran.err == "fwd2bot: album.store is damaged: run `fwd2bot repair album.store`\n"
+    told = json.loads(run("verify", "album.store", "--json").out)
+    assert {"image": "fox.png", "restorable": True} in told["images"]
+    assert told["damaged"] == [{"file": f"data/{file.name}", "restorable": True}]
+    assert "run `fwd2bot repair album.store`" in run("ask", "what?", "--store", "album.store", "--all").err
+    ran = run("repair", "album.store")
+    assert ran.code == 0
+    assert "whole again, with 3 rows; its old state is album.store.damaged" in ran.out
+    assert run("verify", "album.store").code == 0
+    assert "nothing to repair" in run("repair", "album.store").out
+    assert run("ask", "what?", "--store", "album.store", "--image", "fox.png").out == "red\n"
+
+
+def test_repair_says_which_images_are_lost_and_compress_adds_them(run, photos, tmp_path):
+    for guard in (tmp_path / "album.store/care").glob("*.lance.guard"):
+        guard.unlink()
+    hurt_tokens(tmp_path, "fox.png")
+    assert "fox.png (lost)" in run("verify", "album.store").out
+    ran = run("repair", "album.store")
+    assert "1 image lost; `fwd2bot compress` adds them again, where their files are:\n    fox.png" in ran.out
+    assert Store.open("album.store").names() == ["more/flag.png", "sea.png"]
+    assert "1 image added" in run("compress", "photos", "--store", "album.store").out
+    assert run("ask", "what?", "--store", "album.store", "--image", "fox.png").out == "red\n"
+
+
+def test_verify_and_repair_of_nothing_are_one_sentence(run):
+    for command in ("verify", "repair"):
+        ran = run(command, "none.store")
+        assert (ran.code, ran.out) == (5, "")
+        assert ran.err.startswith("fwd2bot: There is no store at none.store")
+
+
+# Delete, moved files.
+
+
+def test_delete_takes_names_and_leaves_nothing_of_them_on_the_disk(run, photos, tmp_path):
+    tokens = Store.open("album.store").get(["fox.png"])[0]
+    codes = Store.open("album.store").header.quantiser.encode(tokens.tokens).tobytes()
+    assert run("delete", "album.store", "fox.png").out == "album.store: 1 image deleted\n  fox.png\n"
+    assert Store.open("album.store").names() == ["more/flag.png", "sea.png"]
+    assert (photos / "fox.png").exists()
+    assert not [file for file in (tmp_path / "album.store/data").iterdir() if codes in file.read_bytes()]
+    assert run("verify", "album.store").code == 0
+    assert run("delete", "album.store", "fox.png").code == 2
+
+
+def test_delete_missing_takes_those_whose_files_are_gone(run, photos):
+    assert run("delete", "album.store", "--missing").out == "album.store: 0 images deleted\n"
+    (photos / "sea.png").unlink()
+    told = json.loads(run("delete", "album.store", "--missing", "--json").out)
+    assert told == {"store": "album.store", "deleted": ["sea.png"]}
+    shutil.rmtree(photos)
+    assert run("delete", "album.store", "--missing", "--path", "more/*").out.splitlines()[1:] == ["  more/flag.png"]
+    assert Store.open("album.store").names() == ["fox.png"]
+
+
+@pytest.mark.parametrize("options", [(), ("fox.png", "--missing"), ("fox.png", "--path", "*")])
+def test_delete_wants_names_or_options(run, album, options):
+    ran = run("delete", "album.store", *options)
+    assert ran.code == 2
+    assert "Delete which images?" in ran.err
+    assert len(Store.open("album.store")) == 3
+
+
+def test_a_file_that_was_renamed_is_known_by_its_new_name_alone(run, photos):
+    (photos / "fox.png").rename(photos / "red.png")
+    shutil.copy(photos / "sea.png", photos / "also.png")
+    ran = run("compress", "photos", "--store", "album.store")
+    assert "1 image moved: only the new name answers" in ran.out
+    assert "1 image with the same content as another" in ran.out
+    assert Store.open("album.store").names() == ["also.png", "more/flag.png", "red.png", "sea.png"]
+    assert len(Store.open("album.store")) == 3
+
+
+def test_two_files_that_changed_places_keep_both_names(run, photos):
+    (photos / "fox.png").rename(photos / "x")
+    (photos / "sea.png").rename(photos / "fox.png")
+    (photos / "x").rename(photos / "sea.png")
+    assert run("compress", "photos", "--store", "album.store").code == 0
+    answers = run("ask", "what?", "--store", "album.store", "--image", "fox.png", "--image", "sea.png").out
+    assert answers == "fox.png\tblue\nsea.png\tred\n"
+
+
+# Migrate.
+
+
+def test_migrate_gives_the_rows_of_another_model_and_keeps_the_old(run, photos):
+    (photos / "sea.png").unlink()
+    ran = run("migrate", "album.store", "--model", "other")
+    assert ran.code == 3
+    assert "album.store: 2 images of other in" in ran.out
+    assert "the old rows are in album.store.before" in ran.out
+    assert "1 image could not be read, and stay there alone:" in ran.out
+    assert "sea.png is not there: check the path." in ran.out
+    new, old = Store.open("album.store"), Store.open("album.store.before")
+    assert (new.names(), new.header.fingerprint) == (["fox.png", "more/flag.png"], OtherModel.fingerprint)
+    assert old.names() == ["fox.png", "more/flag.png", "sea.png"]
+    assert run("ask", "what?", "--store", "album.store.before", "--image", "sea.png").out == "blue\n"
+    assert run("verify", "album.store").code == 0
+
+
+def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
+    compress, seen = OtherModel.compress, []
+
+    def stopping(self, images, num_tokens=None):
+        seen.append(len(images))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return compress(self, images, num_tokens)
+
+    monkeypatch.setattr(OtherModel, "compress", stopping)
+    ran = run("migrate", "album.store", "--model", "other", "--batch", "1")
+    assert ran.code == 130
+    assert "album.store is as it was; the same command goes on" in ran.err
+    assert run("ask", "what?", "--store", "album.store", "--image", "sea.png").out == "blue\n"
+    other = run("migrate", "album.store", "--tokens", "2")
+    assert other.code == 5
+    assert "Or delete album.store.migrating, which an earlier `fwd2bot migrate` began." in other.err
+    assert run("migrate", "album.store", "--model", "other", "--batch", "1").code == 0
+    assert seen == [1, 1, 1, 1]  # the first of the first run was kept
+    assert len(Store.open("album.store")) == 3
+    assert sorted(path.name for path in tmp_path.glob("*store*")) == ["album.store", "album.store.before"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ((), 2, "written by fake as it is: there is nothing to migrate"),
+        (("--tokens", "0"), 2, "fake gives 1 to 4 tokens an image, not 0"),
+        (("--tokens", "9"), 2, "fake gives 1 to 4 tokens an image, not 9"),
+        (("--batch", "0"), 2, "at least 1 picture, not 0"),
+        (("--model", "none"), 4, "no model none"),
+    ],
+)
+def test_migrate_says_what_is_wrong(run, photos, options, code, says):
+    ran = run("migrate", "album.store", *options)
+    assert (ran.code, ran.out) == (code, "")
+    assert says in ran.err
+    assert len(Store.open("album.store")) == 3
+
+
+def test_migrate_keeps_the_shape_of_the_rows_unless_asked(run, photos):
+    assert run("migrate", "album.store", "--tokens", "2", "--quantise", "int8").code == 0
+    assert run("migrate", "album.store", "--model", "other").code == 0
+    header = Store.open("album.store").header
+    assert (header.model, header.num_tokens, header.quantisation) == ("other", 2, "int8")
+    assert run("migrate", "album.store").code == 2  # the other one wrote it
+    assert sorted(path.name for path in photos.parent.glob("*.before*")) == [
+        "album.store.before",
+        "album.store.before-2",
+    ]
+
+
+def test_migrate_without_any_file_leaves_the_store_as_it_is(run, album):
+    ran = run("migrate", "album.store", "--model", "other")
+    assert ran.code == 3
+    assert "Of the 3 images of album.store no file is there: it stays as it is." in ran.err
+    assert Store.open("album.store").header.model == "fake"
+
+
+# Duplicates.
+
+
+def test_duplicates_lists_groups(run, photos):
+    picture(photos / "wine.png", "red", "red").write_bytes((photos / "fox.png").read_bytes() + b"x")
+    run("compress", "photos", "--store", "album.store")
+    assert run("duplicates", "album.store").out == " 1.000\tfox.png\twine.png\n"
+    told = json.loads(run("duplicates", "album.store", "--json", "--above", "0.999").out)
+    assert told == [{"images": ["fox.png", "wine.png"], "score": 1.0}]
+    assert run("duplicates", "album.store", "--above", "1.5").code == 2
+
+
+# Which images.
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--path", "more/*"], ["more/flag.png"]),
+        (["--path", "*.png", "--until", "2014-12-31"], ["sea.png"]),
+        (["--since", "2014-12-31"], ["fox.png", "more/flag.png"]),
+        (["--since", "2023-12-30", "--until", "2024-01-03"], ["fox.png"]),
+        (["--larger", "16x16"], ["fox.png", "more/flag.png", "sea.png"]),
+        (["--smaller", "2KB", "--path", "*/photos/fox*"], ["fox.png"]),
+    ],
+)
+def test_options_choose_images(run, photos, options, names):
+    told = json.loads(run("info", "album.store", "--rows", "--json", *options).out)
+    assert [one["image"] for one in told["images"]] == names
+    asked = json.loads(run("ask", "what?", "--store", "album.store", "--json", *options).out)
+    assert [one["image"] for one in asked] == names
+    captions = json.loads(run("caption", "--store", "album.store", "--json", *options).out)
+    assert [one["image"] for one in captions] == names
+    found = json.loads(run("search", "a blue one", "--store", "album.store", "--json", *options).out)
+    assert sorted(one["image"] for one in found) == names
+
+
+def test_search_among_some_finds_the_best_of_them(run, photos):
+    found = run("search", "blue", "--store", "album.store", "--since", "2015-01-01", "--top", "1").out
+    assert "sea.png" not in found
+    assert len(found.splitlines()) == 1
+    like = run("search", "--like", str(photos / "sea.png"), "--store", "album.store", "--path", "fox*").out
+    assert [line.split()[1] for line in like.splitlines()] == ["fox.png"]
+
+
+def test_info_lists_rows_with_their_urls(run, photos):
+    picture(photos / "ä b.png", "white")
+    run("compress", "photos", "--store", "album.store")
+    told = json.loads(run("info", "album.store", "--rows", "--json").out)
+    assert told["rows"] == 4
+    first = told["images"][0]
+    assert first["image"] == "fox.png"
+    assert (first["url"], first["width"], first["height"]) == ("fwd2bot://fox.png", 16, 16)
+    assert (first["bytes"], first["modified"]) == ((photos / "fox.png").stat().st_size, "2024-01-01T12:00:00+00:00")
+    assert told["images"][-1]["url"] == "fwd2bot://%C3%A4%20b.png"
+    asked = run("ask", "what?", "--store", "album.store", "--image", first["key"])
+    assert asked.out == "red\n"
+    assert run("info", "album.store", "--rows").out.startswith("fox.png\t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("info", "album.store", "--path", "x"), "add --rows"),
+        (("info", "album.store", "--rows", "--since", "2024"), "'2024' is no date: write it as 2024-12-31"),
+        (("search", "x", "--store", "album.store", "--larger", "big"), "'big' is no size: write bytes such as 300KB"),
+        (("caption", "--store", "album.store", "--path", "x"), "None of the 3 images of album.store is such a one"),
+        (("caption", "--store", "album.store", "--path", "x", "--image", "fox.png"), "not both"),
+        (("ask", "x", "--store", "album.store", "--path", "x", "--image", "fox.png"), "About which image?"),
+    ],
+)
+def test_options_that_cannot_be_read_are_one_sentence(run, album, arguments, says):
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert len(ran.err.splitlines()) == 1
