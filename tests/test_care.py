@@ -9,7 +9,7 @@ import lance
 import numpy as np
 import pytest
 import store_rows
-from store_rows import assert_holds, make_row, name_only, new_store
+from store_rows import TOKENS, assert_holds, make_row, name_only, new_store
 
 from fwd2bot.errors import StoreError
 from fwd2bot.store import Store
@@ -140,7 +140,7 @@ def test_damage_beyond_its_guard_costs_the_rows_that_it_hit_alone(path):
     for guard in (path / "care").glob("*.lance.guard"):
         guard.write_bytes(b"gone")
     file, at = place_of(path, "11")
-    flip(file, [at, at + 4 * (WIDE // 4 + 2)])  # the next row's tokens, too
+    flip(file, [at, at + TOKENS * Store.open(path).header.quantiser.token_bytes(WIDE)])  # the next row's, too
     found = verify(path)
     assert {(one.image, one.restorable) for one in found.images} == {("11", False), ("12", False)}
     report = repair(path)
