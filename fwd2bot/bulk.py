@@ -69,7 +69,7 @@ def compress_with_ray(
         )
         made = read.map_batches(
             _Worker,
-            fn_constructor_args=(source, store.header.num_tokens, gpus > 0),
+            fn_constructor_args=(model.source, store.header.num_tokens, gpus > 0),
             batch_format="pyarrow",
             batch_size=batch_size,
             compute=data.ActorPoolStrategy(size=workers),
