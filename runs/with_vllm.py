@@ -1,6 +1,6 @@
 """Answers of vLLM from the rows of a store, beside ours: both in float32, greedy, to the letter.
 
-    python runs/with_vllm.py        # an environment of its own (1.5 GB), then 50 questions: three minutes on two cores
+    python runs/with_vllm.py        # an environment of its own (2.4 GB), then 50 questions: three minutes on two cores
 
 The bundled album is compressed into a store; the language model alone goes to vLLM (`fwd2bot export --for vllm`), which
 gets each question as prompt embeddings (`fwd2bot.prompts`) and never sees an image. vLLM runs on the CPU, in an

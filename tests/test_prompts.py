@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -65,18 +66,21 @@ def test_code_of_the_document_gives_vllm_what_the_model_reads(
     compress_images(model, [BUNDLED / "album/crown.png"], tmp_path / "album.store")
     export_model("emoji-world", tmp_path / "plain-llm", target="vllm")
 
+    def greedy(temperature: float, max_tokens: int) -> dict[str, Any]:
+        return {"do_sample": temperature > 0, "max_new_tokens": max_tokens}
+
     class Engine:
         def __init__(self, folder: str, enable_prompt_embeds: bool) -> None:
             self.network = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
 
-        def generate(self, prompts: list[dict[str, torch.Tensor]], sampling: object) -> list[SimpleNamespace]:
+        def generate(self, prompts: list[dict[str, torch.Tensor]], sampling: dict[str, Any]) -> list[SimpleNamespace]:
             (rows,) = (one["prompt_embeds"] for one in prompts)
             mask = torch.ones(1, len(rows), dtype=torch.long)
-            ids = self.network.generate(inputs_embeds=rows[None], attention_mask=mask, do_sample=False)[0]
-            text = model.compressor.llava.tokenizer.decode(ids, skip_special_tokens=True)
+            told = self.network.generate(inputs_embeds=rows[None], attention_mask=mask, **sampling)
+            text = model.compressor.llava.tokenizer.decode(told[0], skip_special_tokens=True)
             return [SimpleNamespace(outputs=[SimpleNamespace(text=text)])]
 
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=dict))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=greedy))
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n([^`]*vllm.*?)^```", (ROOT / "docs/sharing.md").read_text(), re.DOTALL | re.M)
     exec(compile(code, "docs/sharing.md", "exec"), {})
