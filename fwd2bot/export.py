@@ -1,8 +1,8 @@
 """A model as a plain transformers folder, for programs that know nothing of it: pass 2 with its adapter merged.
 
-Two layouts: "llava", a `LlavaForConditionalGeneration` with tokenizer and image processor; "llm", the language model
-alone (LLaVA-1.5's is a `LlamaForCausalLM`), which is what takes prompt embeddings elsewhere. Pass 1 stays with the
-model: rows are made by it, and read by what is written here. The README.md that goes with it says how.
+Two layouts: for "transformers", a `LlavaForConditionalGeneration` with tokenizer and image processor; for "vllm", the
+language model alone (LLaVA-1.5's is a `LlamaForCausalLM`), which takes prompt embeddings (`prompts.py`). Pass 1 stays
+with the model: rows are made by it, and read by what is written here. The README.md that goes with it says how.
 """
 
 from collections.abc import Callable
@@ -23,26 +23,29 @@ from fwd2bot.data.conversations import ChatTemplate, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
 from fwd2bot.model import dtype_named, find_model
+from fwd2bot.prompts import write_reading
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written: the layout, the weights' dtype and bytes, and whether there was an adapter to merge."""
+    """What was written: for which program, the weights' dtype and bytes, and whether there was an adapter to merge."""
 
-    what: str
+    target: str
     dtype: str
     bytes: int
     merged: bool
 
 
-def export_model(name: str | Path, folder: str | Path, *, what: str = "llava", dtype: str | None = None) -> Exported:
+def export_model(
+    name: str | Path, folder: str | Path, *, target: str = "transformers", dtype: str | None = None
+) -> Exported:
     """Writes the model that `load` calls `name` to a new folder. Dtype: that in which `load` would compute.
 
-    Raises InputError for an unknown layout or dtype, for a folder that holds something or cannot be written, and for a
+    Raises InputError for an unknown target or dtype, for a folder that holds something or cannot be written, and for a
     method that changes the language model; ModelError when the model cannot be read.
     """
-    if what not in LAYOUTS:
-        raise InputError(f"{what!r} is no layout to export to; the layouts are {', '.join(LAYOUTS)}.")
+    if target not in LAYOUTS:
+        raise InputError(f"{target!r} is nothing to export for; a model is exported for {' or '.join(LAYOUTS)}.")
     source, folder = find_model(name), Path(folder)
     kind = dtype_named(dtype, source)
     fingerprint = checkpoint.fingerprint(source)
@@ -56,13 +59,15 @@ def export_model(name: str | Path, folder: str | Path, *, what: str = "llava", d
         merged = merge(compressor.llava.network, GENERATE)
         generation = compressor.llava.network.generation_config
         generation.eos_token_id = sorted(compressor.llava.stop_ids)  # an answer ends where it ends with us
-        LAYOUTS[what].write(compressor.llava, new, kind)
-        for extra in LAYOUTS[what].extras:
+        LAYOUTS[target].write(compressor.llava, new, kind)
+        if target == "vllm":
+            write_reading(new, compressor, fingerprint)
+        for extra in LAYOUTS[target].extras:
             if (checkpoint.base_folder(source) / extra).exists():
                 copyfile(checkpoint.base_folder(source) / extra, new / extra)
-        (new / "README.md").write_text(_readme(compressor, folder.name, what, fingerprint, merged), encoding="utf-8")
+        (new / "README.md").write_text(_readme(compressor, folder.name, target, fingerprint, merged), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Exported(what=what, dtype=str(kind).removeprefix("torch."), bytes=size, merged=merged)
+    return Exported(target=target, dtype=str(kind).removeprefix("torch."), bytes=size, merged=merged)
 
 
 @torch.no_grad()
@@ -107,14 +112,14 @@ class Layout:
 
 
 LAYOUTS = {
-    "llava": Layout(
+    "transformers": Layout(
         write=_write_llava,
         extras=("processor_config.json", "chat_template.jinja", "chat_template.json"),
         title="A LLaVA",
         loader="LlavaForConditionalGeneration",
         task="image-text-to-text",
     ),
-    "llm": Layout(
+    "vllm": Layout(
         write=_write_llm,
         extras=(),
         title="The language model of a LLaVA",
@@ -124,9 +129,9 @@ LAYOUTS = {
 }
 
 
-def _readme(compressor: Compressor, title: str, what: str, fingerprint: str, merged: bool) -> str:
+def _readme(compressor: Compressor, title: str, target: str, fingerprint: str, merged: bool) -> str:
     """Says how a row is fed: scale, place and text, as a table and as code."""
-    config, llava, layout = compressor.config, compressor.llava, LAYOUTS[what]
+    config, llava, layout = compressor.config, compressor.llava, LAYOUTS[target]
     template, tokenizer = template_named(config.template), llava.tokenizer
     counts = " or ".join(map(str, compressor.token_counts))
     weights = "its adapter of pass 2 is merged into the weights" if merged else "it has no adapter to merge"

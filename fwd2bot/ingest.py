@@ -3,9 +3,9 @@
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,9 +124,13 @@ class Ingest:
         return False
 
     def _wait(self, name: str, path: Path, read: "ReadFile") -> None:
+        self.known.add(read.hash)
+        if read.row is not None:
+            self._rows.append(replace(read.row, name=name, path=str(path), fingerprint=self.model.fingerprint))
+            self.report.added += 1
+            return
         picture = read.picture
         assert picture is not None, "contents that are not known come with their picture"
-        self.known.add(read.hash)
         row = Row(
             name=name,
             hash=read.hash,
@@ -167,15 +171,21 @@ class Ingest:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadFile:
-    """A file that was read. No picture: its content is known already. An error: it could not be read."""
+    """A file that was read. No picture: its content is known already. An error: it could not be read.
+
+    A row: it was compressed elsewhere (`bulk.py`), and only its name is to be found.
+    """
 
     hash: str = ""
     picture: Picture | None = None
     modified: int = 0
+    row: Row | None = None
     error: str | None = None
 
 
-def read_ahead(found: Sequence[tuple[str, Path]], known: set[str], ahead: int) -> Iterator[tuple[str, Path, ReadFile]]:
+def read_ahead(
+    found: Sequence[tuple[str, Path]], known: Container[str], ahead: int
+) -> Iterator[tuple[str, Path, ReadFile]]:
     """Files in order, read and decoded by a few threads, at most `ahead` before they are asked for."""
 
     def read(path: Path) -> ReadFile:

@@ -418,3 +418,21 @@ def test_bundle_that_is_too_large_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="at most 1,000 may be bundled"):
         bundle.bundle(tmp_path / "trained", tmp_path / "large")
     assert not (tmp_path / "large").exists()
+
+
+def test_promises_of_the_security_page_have_their_tests():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/security.md").read_text("utf-8"))
+    assert len(named) >= 8
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"^(async )?def {name}\(", (ROOT / "tests" / file).read_text("utf-8"), re.MULTILINE)
+    ]
+    assert not missing
+
+
+def test_figures_of_the_security_page_are_those_of_the_result():
+    result = json.loads((ROOT / "results/reveal.json").read_text("utf-8"))
+    (rows,) = [table for table in tables(ROOT / "docs/security.md") if table[0][0].startswith("things named right")]
+    psnr = [result["psnr"][name] for name in ("mlp", "ridge", "mean picture")]
+    assert [value for _, value in rows] == [f"{value:.1f}" for value in (*result["facts"].values(), *psnr)]

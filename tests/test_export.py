@@ -61,15 +61,15 @@ def our_pass(compressor: Compressor, row: torch.Tensor, question: str) -> tuple[
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("what", ["llava", "llm"])
+@pytest.mark.parametrize("target", ["transformers", "vllm"])
 @pytest.mark.parametrize("case", CASES)
 def test_plain_folder_answers_from_a_row_as_the_model_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, target: str
 ) -> None:
     settings: dict[str, Any] = dict(CASES[case])
     compressor = tiny_compressor(settings.pop("compressor"), **settings)
     save_model(tmp_path / "model", compressor)
-    done = export_model(tmp_path / "model", tmp_path / "plain", what=what)
+    done = export_model(tmp_path / "model", tmp_path / "plain", target=target)
     assert done.merged == (compressor.config.adapters in ("stage", "single"))
     names = run_readme(tmp_path / "plain", monkeypatch)
     for row in Fwd2Bot(compressor).compress(PICTURES):
@@ -95,7 +95,7 @@ def test_bundled_model_and_its_plain_folder_answer_alike_from_the_rows_of_a_stor
     album = [BUNDLED / "album" / name for name in ("crown.png", "camera.png")]
     compress_images(model, album, tmp_path / "album.store", quantisation="int8")
     rows = Store.open(tmp_path / "album.store").get(["crown.png", "camera.png"])
-    export_model("emoji-world", tmp_path / "plain", what="llm")
+    export_model("emoji-world", tmp_path / "plain", target="vllm")
     names = run_readme(tmp_path / "plain", monkeypatch)
     for row in rows:
         for question in ("what is at the top left?", "Describe the image."):
@@ -116,8 +116,8 @@ def test_layouts_have_the_files_that_transformers_writes(tmp_path: Path, folder:
     small = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
     small.add("tokenizer_config.json")
     export_model(folder, tmp_path / "llava")
-    export_model(folder, tmp_path / "llm", what="llm")
-    assert {path.name for path in (tmp_path / "llm").iterdir()} == small
+    export_model(folder, tmp_path / "llm", target="vllm")
+    assert {path.name for path in (tmp_path / "llm").iterdir()} == small | {"fwd2bot.json"}
     extra = {"preprocessor_config.json", "processor_config.json"}
     assert {path.name for path in (tmp_path / "llava").iterdir()} == small | extra
     for what, kind, architecture in (
@@ -136,13 +136,13 @@ def test_head_that_shares_its_weights_is_written_once(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("what", ["llava", "llm"])
-def test_files_have_the_dtype_that_was_asked_for(tmp_path: Path, folder: Path, what: str) -> None:
-    done = export_model(folder, tmp_path / "plain", what=what, dtype="bfloat16")
+@pytest.mark.parametrize("target", ["transformers", "vllm"])
+def test_files_have_the_dtype_that_was_asked_for(tmp_path: Path, folder: Path, target: str) -> None:
+    done = export_model(folder, tmp_path / "plain", target=target, dtype="bfloat16")
     weights = load_file(tmp_path / "plain/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "plain/config.json").read_text())["dtype"] == "bfloat16"
-    assert (done.what, done.dtype) == (what, "bfloat16")
+    assert (done.target, done.dtype) == (target, "bfloat16")
     assert done.bytes == (tmp_path / "plain/model.safetensors").stat().st_size
 
 
@@ -186,9 +186,9 @@ def test_readme_says_how_a_row_is_read(tmp_path: Path, folder: Path) -> None:
 # Mistakes.
 
 
-def test_unknown_layout_or_dtype_is_told(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(InputError, match="'gguf' is no layout to export to; the layouts are llava, llm"):
-        export_model(folder, tmp_path / "plain", what="gguf")
+def test_unknown_target_or_dtype_is_told(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match="'gguf' is nothing to export for; a model is exported for transformers"):
+        export_model(folder, tmp_path / "plain", target="gguf")
     with pytest.raises(InputError, match="'int8' is no dtype here"):
         export_model(folder, tmp_path / "plain", dtype="int8")
 
@@ -208,7 +208,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_command_says_what_it_wrote(command: Run, folder: Path) -> None:
-    ran = command("export", "tiny-world", "--to", "plain", "--what", "llm", "--dtype", "float16")
+    ran = command("export", "tiny-world", "--to", "plain", "--for", "vllm", "--dtype", "float16")
     size = Path("plain/model.safetensors").stat().st_size
     assert ran == (0, f"plain: {size:,} bytes in float16; its README.md says how rows are read\n", "")
 
@@ -229,7 +229,7 @@ def test_command_says_that_there_was_nothing_to_merge(command: Run, tmp_path: Pa
         (["export", "nothing", "--to", "plain"], 4, "There is no model 'nothing'"),
         (["export", "text", "--to", "plain"], 4, "text holds a model of type 'llama'; a fwd2bot or LLaVA-1.5 folder"),
         (["export", "tiny-world", "--to", "tiny-world/config.json/a"], 2, "a cannot be written"),
-        (["export", "tiny-world", "--to", "plain", "--what", "gguf"], 2, "invalid choice: 'gguf'"),
+        (["export", "tiny-world", "--to", "plain", "--for", "gguf"], 2, "invalid choice: 'gguf'"),
         (["export", "tiny-world"], 2, "required: --to"),
         (["push", "tiny-world", "someone/small"], 4, "must know who you are; log in with `hf auth login`"),
         (["push", "nothing", "someone/small"], 4, "There is no model 'nothing'"),

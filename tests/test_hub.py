@@ -428,7 +428,7 @@ def test_document_says_what_works(server: FakeHub, tmp_path: Path, monkeypatch: 
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parent.parent / "docs/sharing.md").read_text()
-    hub_code, peft_code = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    hub_code, peft_code, _ = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(hub_code, "docs/sharing.md", "exec"), names)
     assert server.private == {"someone/emoji-world": "private"}

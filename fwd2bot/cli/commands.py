@@ -172,7 +172,7 @@ def run_methods(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     from fwd2bot.export import export_model
 
-    done = export_model(options.model, options.to, what=options.what, dtype=options.dtype)
+    done = export_model(options.model, options.to, target=options.target, dtype=options.dtype)
     if not done.merged:
         note(f"fwd2bot: {options.model} has no adapter to merge; {options.to} is a copy of its base")
     print(f"{options.to}: {done.bytes:,} bytes in {done.dtype}; its README.md says how rows are read")

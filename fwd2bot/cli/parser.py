@@ -67,7 +67,7 @@ EXAMPLES = {
   fwd2bot methods --json""",
     "export": """\
   fwd2bot export emoji-world --to plain                       # a LLaVA for transformers
-  fwd2bot export emoji-world --to plain-llm --what llm        # the language model alone, for prompt embeddings""",
+  fwd2bot export emoji-world --to plain-llm --for vllm        # the language model alone, for prompt embeddings""",
     "push": """\
   fwd2bot push work/emoji-world/fwd2bot owner/emoji-world --private
   fwd2bot ask "is there a fox ?" --store album.store --all --model owner/emoji-world""",
@@ -343,8 +343,8 @@ def _export(commands: _Commands) -> None:
     parser = _command(commands, "export", about)
     parser.add_argument("model", metavar="MODEL", help="bundled name, folder or hub id")
     parser.add_argument("--to", metavar="FOLDER", required=True, help="folder to write, new or empty")
-    parser.add_argument("--what", choices=("llava", "llm"), default="llava", help="llava, or llm: the language model "
-                        "alone (default: llava)")  # fmt: skip
+    parser.add_argument("--for", dest="target", choices=("transformers", "vllm"), default="transformers", help="what "
+                        "will read it; for vllm, the language model alone (default: transformers)")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="numbers in the files (default: "
                         "float32 for a small model, bfloat16 for a large one)")  # fmt: skip
 
