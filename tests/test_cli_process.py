@@ -74,6 +74,8 @@ fwd2bot.load = fake_model.fake_load
 if "SLOW" in os.environ:
     def slow(self, images, num_tokens=None, compress=fake_model.FakeModel.compress):
         time.sleep(0.2)
+        with open(os.environ["SLOW"], "a") as done:
+            done.write("x")
         return compress(self, images, num_tokens)
     fake_model.FakeModel.compress = slow
 from fwd2bot.cli import main
@@ -98,12 +100,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: 
             picture(tmp_path / f"p/{place}.png", "red", "blue").read_bytes() + bytes([place])
         )
     command = [sys.executable, "-c", FAKE_PROCESS, "compress", "p", "--store", "s", "--batch", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, "SLOW": "1"})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, "SLOW": "done"})
     assert process.stderr is not None
-    until = time.monotonic() + 60
-    while not Store.exists("s") and time.monotonic() < until:
+    done, until = Path("done"), time.monotonic() + 60
+    while not (done.exists() and done.stat().st_size > 2) and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     said = process.stderr.read().split("\n")

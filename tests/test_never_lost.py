@@ -34,7 +34,7 @@ def test_damaged_files_give_right_answers_or_a_sentence(tmp_path: Path) -> None:
 def test_the_fuzzer_sees_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fwd2bot.store.check.sound", lambda table, parts: np.ones(table.num_rows, bool))
     with pytest.raises(AssertionError, match=r"case \d+: \w+ is wrong"):
-        fuzz(tmp_path, range(40))
+        fuzz(tmp_path, range(200))
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def result(path: Path, answers: float | None = None, recall: float | None = None
 
 
 def test_lines_are_means_over_seeds_by_tokens_and_by_bytes(plots: ModuleType, tmp_path: Path) -> None:
-    """A row of 4 tokens of 256 numbers: 4 * 512 bytes, and 1,024 of the vector."""
+    """A row of 4 tokens of 256 numbers: 4 * 66 bytes in 2 bits a number, and 260 of the vector."""
     result(tmp_path / "evidence/fwd2bot-4-4-0.json", 70.0, 20.0)
     result(tmp_path / "evidence/fwd2bot-4-4-1.json", 80.0, 40.0)
     result(tmp_path / "evidence/fwd2bot-16-16-0.json", 90.0, 50.0)
@@ -52,9 +52,9 @@ def test_lines_are_means_over_seeds_by_tokens_and_by_bytes(plots: ModuleType, tm
     drawing = plots.of_evidence()
     answers, answers_by_bytes, recalls, recalls_by_bytes = plots.panels(drawing)
     assert answers.lines == {"fwd2bot": [(4, 75.0), (16, 90.0)], "quecc": [(4, 60.0)]}
-    assert answers_by_bytes.lines == {"fwd2bot": [(3072, 75.0), (9216, 90.0)]}  # what QueCC gives cannot be stored
+    assert answers_by_bytes.lines == {"fwd2bot": [(524, 75.0), (1316, 90.0)]}  # what QueCC gives cannot be stored
     assert recalls.lines == {"fwd2bot": [(4, 30.0), (16, 50.0)]}
-    assert recalls_by_bytes.lines == {"fwd2bot": [(3072, 30.0), (9216, 50.0)]}
+    assert recalls_by_bytes.lines == {"fwd2bot": [(524, 30.0), (1316, 50.0)]}
     assert answers.levels == {"every visual token": 95.0}
     assert recalls.levels == {}
     assert "`fwd2bot-32` with 32" in drawing.missing
@@ -65,7 +65,7 @@ def test_a_model_that_only_embeds_has_no_line_of_answers(plots: ModuleType, tmp_
     result(tmp_path / "evidence/e5v-1-0.json", None, 33.0)
     tokens, by_bytes = plots.panels(plots.of_evidence())
     assert (tokens.title, tokens.lines) == ("Search by text", {"e5v": [(1, 33.0)]})
-    assert by_bytes.lines == {"e5v": [(1536, 33.0)]}
+    assert by_bytes.lines == {"e5v": [(326, 33.0)]}
 
 
 def test_jpeg_files_stand_beside_rows_searched_among_as_many(plots: ModuleType, tmp_path: Path) -> None:
