@@ -109,7 +109,7 @@ def panels(drawing: Drawing) -> Iterator[Panel]:
         if lines:
             yield Panel(title, "tokens an image", up, lines, levels)
             marks, marked = reference(part, figure, drawing.gallery)
-            yield Panel(title, "bytes stored an image (tokens in bf16, and a vector)", up, kept, levels, marks, marked)
+            yield Panel(title, "bytes stored an image (a row of the store)", up, kept, levels, marks, marked)
 
 
 def storable(method: str) -> bool:
