@@ -118,7 +118,9 @@ def test_what_may_be_said_so_far(text, finish, stop, expected):
 
 def test_no_more_wait_than_may(worker, model):
     model.may_go_on.clear()
+    held = hold(worker)
     running = [asked(worker) for _ in range(2)]
+    held.set()
     until(lambda: worker.running == 2)
     waiting = [asked(worker) for _ in range(3)]
     with pytest.raises(FullError) as refused:
@@ -132,7 +134,9 @@ def test_no_more_wait_than_may(worker, model):
 
 def test_who_goes_away_leaves_the_batch_and_the_queue(worker, model):
     model.may_go_on.clear()
+    held = hold(worker)
     gone, stays = asked(worker), asked(worker)
+    held.set()
     until(lambda: worker.running == 2)
     waited, behind = asked(worker), asked(worker, picture=BLUE)
     assert gone.cancel()
