@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fwd2bot.disk import to_disk
 from fwd2bot.errors import StoreError
 from fwd2bot.store.layout import plain_ranges
 from fwd2bot.store.parity import Guard
@@ -22,12 +23,12 @@ def protect(root: Path) -> None:
     files, folders = guarded_files(root), set()
     for path in files:
         if Path(path).name + ENDING not in have:
-            _sync(root / path)
+            to_disk(root / path)
             folders.add((root / path).parent)
             data = path.startswith("data/")
             write_guard(root, Guard.of(root, path, copy=not data, plain=plain_ranges(root / path) if data else ()))
     for folder in folders:
-        _sync(folder)
+        to_disk(folder)
     newest = files[-1] if files else ""
     for name in have:  # of older manifests, each as long as all before it
         if name.endswith(".manifest" + ENDING) and name != Path(newest).name + ENDING:
@@ -108,11 +109,3 @@ def guards_of_head(root: Path) -> Iterator[tuple[str, Guard | None]]:
     for path in sorted((root / FOLDER).glob("*" + ENDING)):
         if not path.name.endswith(".lance" + ENDING):
             yield path.name, read_guard(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,6 @@ The one before is kept. Killed at any moment, or with the newest damaged, a run 
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fwd2bot.disk import to_disk
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training.distributed import tell
 
@@ -114,12 +114,3 @@ def _read(path: Path) -> Progress:
         return Progress(step=int(told["step"]), seconds=float(told["seconds"]), tensors=tensors)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DamagedError(str(error)) from error
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,9 +16,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from fwd2bot.disk import to_disk
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import distributed
-from fwd2bot.training.checkpoints import DamagedError, make_newest, newest_whole, to_disk, unwritable
+from fwd2bot.training.checkpoints import DamagedError, make_newest, newest_whole, unwritable
 
 LAST, PREVIOUS, NEW, TOLD = "last", "previous", "new", "told.json"
 
