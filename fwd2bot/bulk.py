@@ -63,7 +63,7 @@ def compress_with_ray(
     model = load(source, device="cpu")  # for its name, numbers of tokens and fingerprint; it compresses nothing here
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     with store.writing():
-        known = known_contents(store)
+        known = store.hashes()
         read = data.from_arrow(found_tables(found)).map_batches(
             partial(_read_task, known=_put(known)), batch_format="pyarrow", batch_size=batch_size
         )
@@ -82,17 +82,12 @@ def compress_with_ray(
 # The steps.
 
 
-def found_tables(found: Sequence[tuple[str, Path]]) -> list[pa.Table]:
+def found_tables(found: Sequence[tuple[str, str]]) -> list[pa.Table]:
     """Names and paths, as blocks that tasks share out among themselves."""
     return [
-        pa.table([[name for name, _ in part], [str(path) for _, path in part]], schema=FOUND)
+        pa.table([[name for name, _ in part], [path for _, path in part]], schema=FOUND)
         for part in (found[start : start + FILES_A_BLOCK] for start in range(0, len(found), FILES_A_BLOCK))
     ]
-
-
-def known_contents(store: Store) -> NDArray[np.bytes_]:
-    """Hashes of what the store holds, sorted: one array that all workers of a machine can share."""
-    return np.array(sorted({key.encode() for key, _ in store.images().values()}), dtype="S64")
 
 
 class Known:
@@ -109,10 +104,10 @@ class Known:
 
 def read_files(table: pa.Table, known: NDArray[np.bytes_]) -> pa.Table:
     """FOUND -> READ."""
-    pairs = [(row["name"], Path(row["path"])) for row in table.to_pylist()]
+    pairs = [(row["name"], row["path"]) for row in table.to_pylist()]
     rows: list[dict[str, Any]] = []
     for name, path, read in read_ahead(pairs, Known(known), len(pairs)):
-        row: dict[str, Any] = {"name": name, "path": str(path), "hash": read.hash, "error": read.error}
+        row: dict[str, Any] = {"name": name, "path": path, "hash": read.hash, "error": read.error}
         row["modified"] = read.modified
         if read.picture is not None:
             picture = read.picture
@@ -142,7 +137,7 @@ def write_rows(model: Model, store: Store, tables: Iterable[pa.Table], batch_siz
     try:
         for table in tables:
             for row in table.to_pylist():
-                ingest.take(row["name"], Path(row["path"]), _as_read(row, store.header.num_tokens))
+                ingest.take(row["name"], row["path"], _as_read(row, store.header.num_tokens))
         ingest.commit()
     except BaseException:  # Ctrl-C, a worker that cannot load the model: what has come is kept
         ingest.abandon()

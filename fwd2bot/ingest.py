@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -50,20 +50,23 @@ class Ingest:
         self.model, self.store, self.batch_size = model, store, batch_size
         self.report = CompressReport(store=str(store.path))
         self.waiting: list[tuple[Row, Image.Image]] = []
-        self.known = {key for key, _ in store.images().values()}  # contents, also of what waits
         self._rows: list[Row] = []  # with tokens
         self._names: list[Row] = []  # other names for contents
-        self._owners = dict(store.images())
+        # What the next commit brings, and the store does not know yet:
+        self._new: set[str] = set()  # contents
+        self._owners: dict[str, tuple[str, str] | None] = {}  # of names: content and path; None: it goes
         self._moved: dict[str, tuple[str, str]] = {}  # names that go, with content and path
-        self._names_of: dict[str, list[str]] = defaultdict(list)  # content -> names, of the store as it was found
-        for name, (key, _) in self._owners.items():
-            self._names_of[key].append(name)
         self._committed = time.monotonic()
 
-    def run(self, found: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None) -> CompressReport:
+    def __contains__(self, key: object) -> bool:
+        """Whether a content is in the store, or will be."""
+        assert isinstance(key, str)
+        return key in self._new or self.store.has(key)
+
+    def run(self, found: Sequence[tuple[str, str]], progress: Callable[[int, int], None] | None) -> CompressReport:
         """Takes all of them and commits; what was compressed before it is stopped is committed, too."""
         try:
-            for done, (name, path, read) in enumerate(read_ahead(found, self.known, self.batch_size), start=1):
+            for done, (name, path, read) in enumerate(read_ahead(found, self, self.batch_size), start=1):
                 self.take(name, path, read)
                 if progress is not None:
                     progress(done - len(self.waiting), len(found))
@@ -73,17 +76,20 @@ class Ingest:
             raise
         return self.report
 
-    def take(self, name: str, path: Path, read: "ReadFile") -> None:
+    def take(self, name: str, path: str, read: "ReadFile") -> None:
+        if read.error is None and read.picture is None and read.row is None and read.hash not in self:
+            read = read_file(path, known=())  # its row was there when it was read, and went with its last name
         if read.error is not None:
             self.report.failed.append((name, read.error))
             return
         name = self._free_name(name, path, read.hash)
-        there = self._owners.get(name)
-        self._owners[name] = (read.hash, str(path))
-        if there == (read.hash, str(path)):
+        there = self._owner(name)
+        if there == (read.hash, path):
             self.report.present += 1
-        elif read.hash in self.known:
-            self._names.append(Row(name=name, hash=read.hash, path=str(path)))
+            return
+        self._owners[name] = (read.hash, path)
+        if read.hash in self:
+            self._names.append(Row(name=name, hash=read.hash, path=path))
             if there is not None and there[0] == read.hash:
                 self.report.present += 1  # moved with its folder
             elif self._moved_from(read.hash):
@@ -102,31 +108,30 @@ class Ingest:
         if rows:
             self.store.add(rows)
             self._rows, self._names = [], []
-            now = self.store.images()
-            self.store.remove([name for name, was in self._moved.items() if now.get(name) == was])
-            self._moved = {}
+            self.store.remove([name for name, was in self._moved.items() if self.store.owner(name) == was])
+        self._new, self._owners, self._moved = set(), {}, {}
         self._committed = time.monotonic()
 
     def abandon(self) -> None:
         """What was compressed is in the store afterwards; what was only taken is dropped."""
-        self.known -= {row.hash for row, _ in self.waiting}
-        self._names = [row for row in self._names if row.hash in self.known]
+        self._new -= {row.hash for row, _ in self.waiting}
+        self._names = [row for row in self._names if row.hash in self]
         self.waiting.clear()
         self.commit()
 
     def _moved_from(self, key: str) -> bool:
         """Whether the content has a name whose file is gone; that name goes."""
-        for name in self._names_of[key]:
-            there = self._owners.get(name)
+        for name in sorted(self.store.names_of(key)):
+            there = self._owner(name)
             if there is not None and there[0] == key and not os.path.exists(there[1]):  # noqa: PTH110 (any text)
-                self._moved[name] = self._owners.pop(name)
+                self._moved[name], self._owners[name] = there, None
                 return True
         return False
 
-    def _wait(self, name: str, path: Path, read: "ReadFile") -> None:
-        self.known.add(read.hash)
+    def _wait(self, name: str, path: str, read: "ReadFile") -> None:
+        self._new.add(read.hash)
         if read.row is not None:
-            self._rows.append(replace(read.row, name=name, path=str(path), fingerprint=self.model.fingerprint))
+            self._rows.append(replace(read.row, name=name, path=path, fingerprint=self.model.fingerprint))
             self.report.added += 1
             return
         picture = read.picture
@@ -134,7 +139,7 @@ class Ingest:
         row = Row(
             name=name,
             hash=read.hash,
-            path=str(path),
+            path=path,
             file_bytes=picture.file_bytes,
             modified=read.modified,
             width=picture.width,
@@ -156,14 +161,18 @@ class Ingest:
         self.report.added += len(self.waiting)
         self.waiting.clear()
 
-    def _free_name(self, name: str, path: Path, key: str) -> str:
+    def _free_name(self, name: str, path: str, key: str) -> str:
         """The name, unless another picture of another folder has it: then with more of its own folders before it."""
         while True:
-            there = self._owners.get(name)
+            there = self._owner(name)
             longer = longer_name(name, path)
-            if there is None or there[0] == key or there[1] == str(path) or longer == name:
+            if there is None or there[0] == key or there[1] == path or longer == name:
                 return name
             name = longer
+
+    def _owner(self, name: str) -> tuple[str, str] | None:
+        """The content and the path of a name, as the next commit leaves it."""
+        return self._owners[name] if name in self._owners else self.store.owner(name)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._committed
@@ -183,26 +192,27 @@ class ReadFile:
     error: str | None = None
 
 
+def read_file(path: str, known: Container[str]) -> ReadFile:
+    """A file, without its picture where its content is known."""
+    try:
+        content = read_bytes(Path(path))
+        key = content_hash(content)
+        modified = max(int(Path(path).stat().st_mtime), 0)
+        picture = None if key in known else decode(content, path)
+        return ReadFile(hash=key, picture=picture, modified=modified)
+    except (ImageError, OSError) as error:
+        return ReadFile(error=str(error))
+
+
 def read_ahead(
-    found: Sequence[tuple[str, Path]], known: Container[str], ahead: int
-) -> Iterator[tuple[str, Path, ReadFile]]:
+    found: Sequence[tuple[str, str]], known: Container[str], ahead: int
+) -> Iterator[tuple[str, str, ReadFile]]:
     """Files in order, read and decoded by a few threads, at most `ahead` before they are asked for."""
-
-    def read(path: Path) -> ReadFile:
-        try:
-            content = read_bytes(path)
-            key = content_hash(content)
-            modified = max(int(path.stat().st_mtime), 0)
-            picture = None if key in known else decode(content, str(path))
-            return ReadFile(hash=key, picture=picture, modified=modified)
-        except (ImageError, OSError) as error:
-            return ReadFile(error=str(error))
-
-    running: deque[tuple[str, Path, Future[ReadFile]]] = deque()
+    running: deque[tuple[str, str, Future[ReadFile]]] = deque()
     pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
     try:
         for name, path in found:
-            running.append((name, path, pool.submit(read, path)))
+            running.append((name, path, pool.submit(read_file, path, known)))
             if len(running) > ahead:
                 name, path, future = running.popleft()
                 yield name, path, future.result()

@@ -54,7 +54,7 @@ def migrate(
     with old.writing():
         new = _begun(model, half, num_tokens, quantisation)
         with new.writing():
-            found = [(name, Path(file)) for name, (_, file) in old.images().items()]
+            found = [(row.name, row.path) for row in old.listing()]
             ingest = Ingest(model, new, batch_size)
             report = MigrateReport(store=str(path), failed=ingest.run(found, progress).failed)
             new.tidy()

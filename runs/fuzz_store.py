@@ -75,7 +75,7 @@ def answers(path: Path) -> dict[str, Callable[[], Any]]:
         return told.rows, told.names, told.image_bytes
 
     return {
-        "open": lambda: Store.open(path).images(),
+        "open": lambda: list(Store.open(path).listing()),
         "info": info,
         "search": lambda: Store.open(path).search(query, 7),
         "get": rows,

@@ -18,7 +18,6 @@ from fwd2bot.bulk import (
     compress_read,
     compress_with_ray,
     found_tables,
-    known_contents,
     read_files,
     write_rows,
 )  # fmt: skip
@@ -44,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 def steps(model: FakeModel, photos: Path, path: Path, batch: int = 2) -> tuple[CompressReport, list[pa.Table]]:
     """What Ray does, in this process: the report, and what came from the workers."""
     store = open_or_create(model, path)
-    known, made = known_contents(store), []
+    known, made = store.hashes(), []
     for table in found_tables(find_images([photos])):
         for start in range(0, len(table), batch):
             read = read_files(table.slice(start, batch), known)
@@ -118,7 +117,7 @@ def test_pixels_travel_unchanged(tmp_path: Path) -> None:
     model = FakeModel()
     (table,) = found_tables(find_images([tmp_path / "p"]))
     store = open_or_create(model, tmp_path / "s")
-    read = read_files(table, known_contents(store))
+    read = read_files(table, store.hashes())
     assert (read["columns"].to_pylist(), read["rows"].to_pylist()) == ([16], [16])
     half = bytes([0, 255, 0]) * 8 + bytes([255, 255, 0]) * 8
     assert read["pixels"][0].as_py() == half * 16
@@ -127,8 +126,8 @@ def test_pixels_travel_unchanged(tmp_path: Path) -> None:
 def test_known_contents_are_found_and_no_others(photos: Path, tmp_path: Path) -> None:
     compress_images(FakeModel(), [photos], tmp_path / "s")
     store = Store.open(tmp_path / "s")
-    known = Known(known_contents(store))
-    hashes = {key for key, _ in store.images().values()}
+    known = Known(store.hashes())
+    hashes = {row.hash for row in store.listing()}
     assert len(hashes) == 4
     assert all(key in known for key in hashes)
     assert not any(key in known for key in ("", "0" * 64, "f" * 64, max(hashes)[:-1]))

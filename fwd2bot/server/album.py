@@ -109,7 +109,7 @@ class Album:
 
     def file(self, name: str) -> Path | None:
         """Its file, where that is there and may be shown."""
-        path = self.store.images()[name][1]
+        _, path = self.store.owner(name) or ("", "")
         return self.folders.find(path) if Path(path).is_absolute() else None
 
     def picture_file(self, image: str) -> tuple[Path, str]:
@@ -121,7 +121,8 @@ class Album:
         found = self.file(name)
         if found is None:
             raise RequestError(404, f"The file of {name!r} is not there, or in no folder that this server may show.")
-        return found, self.store.images()[name][0]
+        key, _ = self.store.owner(name) or ("", "")
+        return found, key
 
 
 def opened_picture(file: tuple[Path, str]) -> Picture:

@@ -197,8 +197,16 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def images(self) -> dict[str, tuple[str, str]]:
-        """name -> (content hash, path of the file when it was compressed), sorted by name."""
+    def owner(self, name: str) -> tuple[str, str] | None:
+        """The content hash of a name, and the path of its file when it was compressed; None where it is not there."""
+
+    @abstractmethod
+    def has(self, key: str) -> bool:
+        """Whether there is a row with this content hash, be it one that has lost its last name."""
+
+    @abstractmethod
+    def names_of(self, key: str) -> dict[str, str]:
+        """Names of a content hash, with the paths of their files; none where it is not there."""
 
     @abstractmethod
     def listing(self) -> Iterator[Row]:
@@ -274,6 +282,10 @@ class Store(ABC):
         """Names of all images, sorted."""
         return self._lookup().all()
 
+    def hashes(self) -> NDArray[np.bytes_]:
+        """Content hashes of all rows, sorted: hexadecimal digits, as an array of S64."""
+        return self._lookup().hashes()
+
     def find(self, image: str) -> str:
         """The name of an image, which may be asked for by its name, by any end of its path, or by its content hash.
 
@@ -283,9 +295,9 @@ class Store(ABC):
         for name in (image, asked):
             if self._lookup().place(name) is not None:
                 return name
-        named = self._lookup().of_hash(asked)
-        if named is not None:
-            return named
+        entry = self._lookup().entry(asked)
+        if entry is not None and entry.names:
+            return min(entry.names)
         ending = "/" + asked.removeprefix("/")
         found = self._lookup().ending(ending)  # one a content
         if len(found) == 1:

@@ -5,7 +5,6 @@ cover the content hash, so that parts of two rows cannot be mixed up. A change w
 always found, any other but for one in 2^32 or fewer. They tell rot, not a forger.
 """
 
-import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from fwd2bot.store.columns import fixed, one_piece, text_sums
 
 Words = NDArray[np.uint64]
 
@@ -37,7 +38,7 @@ def sound(table: Any, parts: Iterable[str]) -> NDArray[np.bool_]:
     """(n,): which rows have these parts as they were written. The table has their columns and their checks."""
     whole = np.ones(table.num_rows, dtype=bool)
     for part in parts:
-        whole &= checks(table, part) == _one_piece(table[part]).to_numpy(zero_copy_only=False)
+        whole &= checks(table, part) == one_piece(table[part]).to_numpy(zero_copy_only=False)
     return whole
 
 
@@ -74,24 +75,15 @@ def _keys(place: int, count: int) -> Words:
 
 def _numbers(column: Any) -> NDArray[np.uint8]:
     """Values as they lie in memory, (n, bytes of one); of lists of texts, the CRC of each."""
-    array = _one_piece(column)
+    array = one_piece(column)
     if array.null_count:
         raise ValueError("a value is missing")
     if pa.types.is_list(array.type):
-        crcs = [zlib.crc32("\0".join(texts).encode()) for texts in array.to_pylist()]
-        return np.array(crcs, dtype="<u4").view(np.uint8).reshape(-1, 4)
+        return text_sums(array).astype("<u4").view(np.uint8).reshape(-1, 4)
     if pa.types.is_fixed_size_binary(array.type):
-        size = array.type.byte_width
-        content = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8)
-        return content[array.offset * size : (array.offset + len(array)) * size].reshape(len(array), size)
+        return fixed(array)
     flat = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
     if flat.null_count:
         raise ValueError("a number is missing")
     values = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False))
     return values.view(np.uint8).reshape(len(array), -1) if len(array) else np.zeros((0, 8), dtype=np.uint8)
-
-
-def _one_piece(column: Any) -> Any:
-    if isinstance(column, pa.ChunkedArray):
-        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    return column

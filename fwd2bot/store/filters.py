@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -76,9 +77,9 @@ def parse_filter(
     )
 
 
-def listed(store: Store, wanted: Filter) -> list[Row]:
+def listed(store: Store, wanted: Filter) -> Iterator[Row]:
     """The images that a filter lets through, sorted by name, without tokens and vectors."""
-    return [row for row in store.listing() if wanted.lets(row)]
+    return (row for row in store.listing() if wanted.lets(row))
 
 
 def search_listed(
@@ -90,11 +91,15 @@ def search_listed(
     names: dict[str, str] = {}
     for row in listed(store, wanted):
         names.setdefault(row.hash, row.name)
-    keys = {name: key for name, (key, _) in store.images().items()}
+
+    def first_let(name: str) -> str | None:
+        key, _ = store.owner(name) or ("", "")
+        return names.get(key)
+
     asked = top
     while True:
         found = [
-            [(names[keys[name]], score) for name, score in results if keys[name] in names][:top]
+            [(let, score) for name, score in results if (let := first_let(name)) is not None][:top]
             for results in store.search_many(vectors, asked, exact=exact)
         ]
         if asked >= len(store) or all(len(results) == top for results in found):

@@ -5,10 +5,10 @@ read meanwhile: a commit is a new version of the data set, and appears whole or 
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import lance
@@ -19,10 +19,11 @@ import pyarrow as pa
 from fwd2bot.errors import StoreError
 from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
+from fwd2bot.store.columns import fixed, offsets
 from fwd2bot.store.disk import LOCK, lock, translated
-from fwd2bot.store.names import Names
+from fwd2bot.store.names import Known, Names
 from fwd2bot.store.quantise import Bytes
-from fwd2bot.store.tables import HEADER_KEY, New, fixed, offsets, schema, table_of, under_names
+from fwd2bot.store.tables import HEADER_KEY, New, schema, table_of, under_names
 
 WHO_AND_VECTOR = ("check", "vector_check")
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
@@ -89,14 +90,6 @@ def create_store(path: Path, header: Header) -> "LanceStore":
     return LanceStore(path, header, dataset)
 
 
-@dataclass
-class _Entry:
-    """What is known of a row without reading it: where it is in the version at hand, and its names."""
-
-    offset: int
-    names: dict[str, str]  # name -> path
-
-
 class LanceStore(Store):
     """See Store."""
 
@@ -104,44 +97,38 @@ class LanceStore(Store):
         super().__init__(path, header)
         self._dataset = dataset
         self._folder = path.stat().st_ino
-        self._entries: dict[str, _Entry] | None = None  # by content hash
-        self._owners: dict[str, str] = {}  # name -> content hash
-        self._sorted: dict[str, tuple[str, str]] | None = None
         self._depth = 0
         self._commits = 0
-        self._found: tuple[object, Names] | None = None  # of which version
+        self._known: tuple[object, Known] | None = None  # of which version
+        self._one_reads = RLock()  # threads that read files ask what is known, too
 
     def __len__(self) -> int:
         return self._lookup().rows
 
     def _lookup(self) -> Names:
-        version = self._version()
-        if self._found is None or self._found[0] != version:
-            with self._reading():
-                self._found = (version, Names(self._who()))
-        return self._found[1]
+        with self._one_reads:
+            if self._index().grown:
+                self._known = None
+            return self._index().names
 
     def listing(self) -> Iterator[Row]:
         with self._reading():
             table = self._who()
-        found: list[Row] = []
-        for batch in table.to_batches():
-            for values in batch.select(["hash", "names", "paths", *_FIGURES]).to_pylist():
-                figures = {"hash": values["hash"].hex(), **{name: values[name] for name in _FIGURES}}
-                pairs = zip(values["names"], values["paths"], strict=True)
-                found += [Row(name=name, path=path, **figures) for name, path in pairs]
-        return iter(sorted(found, key=lambda row: row.name))
+        found = Names(table)
+        for names, paths, places in found.blocks():
+            figures = table.select(_FIGURES).take(places).to_pylist()
+            for name, path, place, values in zip(names, paths, places.tolist(), figures, strict=True):
+                yield Row(name=name, path=path, hash=found.hash(place), **values)
 
-    def _owner(self, name: str) -> str:
-        """The content hash of a name that is there."""
-        self._index()
-        return self._owners[name]
+    def owner(self, name: str) -> tuple[str, str] | None:
+        return self._index().owner(name)
 
-    def images(self) -> dict[str, tuple[str, str]]:
-        index = self._index()
-        if self._sorted is None:
-            self._sorted = {name: (key, index[key].names[name]) for name, key in sorted(self._owners.items())}
-        return self._sorted
+    def has(self, key: str) -> bool:
+        return self._index().entry(key) is not None
+
+    def names_of(self, key: str) -> dict[str, str]:
+        entry = self._index().entry(key)
+        return {} if entry is None else dict(entry.names)
 
     def info(self) -> StoreInfo:
         with self._reading():
@@ -184,9 +171,10 @@ class LanceStore(Store):
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
                 self._forget()
             elif new:
-                first = int(self._dataset.count_rows())
+                known, first = self._index(), int(self._dataset.count_rows())
                 self._dataset = lance.write_dataset(table_of(self.header, new), self._dataset, mode="append")
-                self._remember(((row.hash, names) for row, names in new), first)
+                known.add(((row.hash, names) for row, names in new), first)
+                self._known = None if known.full else (self._version(), known)
             guards.protect(self.path)
             self._commits += 1
             if self._commits % COMMITS == 0:
@@ -199,8 +187,9 @@ class LanceStore(Store):
             self._refresh()
             left: dict[str, dict[str, str]] = {}
             for name in names:
-                key = self._owner(name)
-                left.setdefault(key, dict(self._index()[key].names)).pop(name)
+                owner = self.owner(name)
+                assert owner is not None, f"{name} is there"
+                left.setdefault(owner[0], self.names_of(owner[0])).pop(name)
             merge = self._dataset.merge_insert("hash")
             merge.when_matched_update_all().execute(self._renamed(left))
             self._forget()
@@ -208,7 +197,7 @@ class LanceStore(Store):
 
     def tidy(self, *, erase: bool = False) -> None:
         with self.writing(), translated(self.path, "written"):
-            if any(not entry.names for entry in self._index().values()):
+            if not self._lookup().named.all():
                 self._dataset.delete("array_length(names) = 0")
                 self._forget()
             if erase:
@@ -305,24 +294,14 @@ class LanceStore(Store):
             self._check(table, part)
         return table
 
-    # The index: what add() and find() need of all rows, read once and then kept up.
-
-    def _index(self) -> dict[str, _Entry]:
-        if self._entries is None:
-            with self._reading():
-                table = self._who()
-                columns = (table[name].to_pylist() for name in ("hash", "names", "paths"))
-            self._entries, self._owners = {}, {}
-            rows = ((key.hex(), dict(zip(*pair, strict=True))) for key, *pair in zip(*columns, strict=True))
-            self._remember(rows, first=0)
-        return self._entries
-
-    def _remember(self, rows: Iterable[tuple[str, dict[str, str]]], first: int) -> None:
-        entries = self._index()
-        for offset, (key, names) in enumerate(rows, start=first):
-            entries[key] = _Entry(offset, names)
-            self._owners.update(dict.fromkeys(names, key))
-        self._sorted = None
+    def _index(self) -> Known:
+        """Who is there: read once, and then kept up with what is added."""
+        with self._one_reads:
+            version = self._version()
+            if self._known is None or self._known[0] != version:
+                with self._reading():
+                    self._known = (version, Known(Names(self._who())))
+            return self._known[1]
 
     def _who(self) -> pa.Table:
         """Of every row what says who it is. Raises StoreError where one is damaged."""
@@ -342,8 +321,7 @@ class LanceStore(Store):
         self._dataset = _open(self.path, known)
         if _header(self.path, self._dataset) != self.header:
             raise StoreError(f"{self.path} was changed since it was opened: open it again.")
-        self._entries = None
-        self._sorted = None
+        self._known = None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -377,26 +355,29 @@ class LanceStore(Store):
 
     def _changes(self, rows: Sequence[Row]) -> tuple[list[New], dict[str, dict[str, str]]]:
         """What rows bring: the new ones with their names, and the new names of those that are there."""
-        index, owners = self._index(), self._owners
+        there: dict[str, dict[str, str] | None] = {}  # names of the rows that these touch; None: no such row
+        names: dict[str, dict[str, str]] = {}  # the same, as they will be
         moved: dict[str, str] = {}
-        names: dict[str, dict[str, str]] = {}  # of every row that these touch
         new: dict[str, Row] = {}
         for row in rows:
-            owner = moved.get(row.name, owners.get(row.name))
+            owner = moved.get(row.name) or (self.owner(row.name) or (None,))[0]
             for key in (owner or row.hash, row.hash):
-                names.setdefault(key, dict(index[key].names) if key in index else {})
+                if key not in names:
+                    entry = self._index().entry(key)
+                    there[key] = None if entry is None else entry.names
+                    names[key] = dict(there[key] or {})
             if owner is not None:
                 names[owner].pop(row.name, None)
-            if row.hash not in index and new.setdefault(row.hash, row).tokens is None:
+            if there[row.hash] is None and new.setdefault(row.hash, row).tokens is None:
                 raise StoreError(f"{row.name} comes without tokens, and {self.path} has none for its content yet.")
             names[row.hash][row.name] = row.path
             moved[row.name] = row.hash
-        renamed = {key: now for key, now in names.items() if key in index and now != index[key].names}
+        renamed = {key: now for key, now in names.items() if there[key] not in (None, now)}
         return [(row, names[key]) for key, row in new.items() if names[key]], renamed
 
     def _renamed(self, renamed: dict[str, dict[str, str]]) -> pa.Table:
         """Rows that are there, whole, under their new names."""
-        table = self._dataset.take([self._index()[key].offset for key in renamed])
+        table = self._dataset.take([self._index().place(key) for key in renamed])
         for part in check.PARTS:
             self._check(table, part)
         return under_names(table, list(renamed.values()))

@@ -1,15 +1,12 @@
-"""Rows as Arrow tables: the columns of a store, and their bytes as numpy sees them."""
+"""Rows as Arrow tables: the columns of a store."""
 
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from fwd2bot.store import check
 from fwd2bot.store.base import Header, Row
-from fwd2bot.store.quantise import Bytes
 
 HEADER_KEY = b"fwd2bot"
 New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
@@ -72,16 +69,3 @@ def with_checks(table: pa.Table) -> pa.Table:
     for part in check.PARTS:
         table = table.append_column(part, pa.array(check.checks(table, part), pa.uint64()))
     return table
-
-
-def fixed(column: Any) -> Bytes:
-    """(n, bytes) of a column of as many bytes a row."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    size = column.type.byte_width
-    content = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)
-    return content[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
-
-
-def offsets(lists: Any) -> NDArray[np.int64]:
-    """Where each list of a column in one piece begins, and the last ends; [0] of an empty column."""
-    return np.concatenate([chunk.offsets.to_numpy() for chunk in lists.chunks] or [np.zeros(1)]).astype(np.int64)
