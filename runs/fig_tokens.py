@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cells import CELLS, IMAGES, ROOT, Figures, results
+from cells import CELLS, IMAGES, ROOT, Figures, called, results
 from tables import RETRIEVAL, UNDERSTANDING
 
 from fwd2bot.compressors.catalogue import CATALOGUE
@@ -55,12 +55,12 @@ def of_evidence() -> Drawing:
         for count in CELLS[cell].tokens:
             runs = list(results(cell, count))
             if not runs:
-                missing.append(f"`{cell}` with {count}")
+                missing.append(called(cell, count))
                 continue
             name = cell if cell in NAMES else CELLS[cell].compressor.get("compressor", cell)
             points.setdefault(name, {})[count] = mean_of(runs)
-    full = points.pop("identity", {})
-    return Drawing(points, next(iter(full.values()), {}), {}, IMAGES, missing)
+    full, tower = (next(iter(points.pop(name, {}).values()), {}) for name in ("identity", "clip"))
+    return Drawing(points, full, tower, IMAGES, missing)
 
 
 def of_the_bundled() -> Drawing:
