@@ -15,6 +15,7 @@ from fwd2bot.data.world.benchmark_captions import NEGATIVES, negative_pair, writ
 from fwd2bot.data.world.scene import PLACES, near_duplicate
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation import java_scorers
+from fwd2bot.evaluation.base import read_predictions
 from fwd2bot.evaluation.caption_files import Captioned, read_coco, read_flickr30k, read_nocaps, read_textcaps
 from fwd2bot.evaluation.captions import PROMPT, CaptionBenchmark, CocoCaptions
 from fwd2bot.evaluation.catalogue import CATALOGUE, folder_name, open_benchmark
@@ -197,6 +198,41 @@ def test_captions_are_mapped_to_images_where_they_are_not_five_each(tmp_path: Pa
     assert set(benchmark.score(images, images[[0, 1, 1, 1]]).values()) == {100.0}
 
 
+# What a server scores, and how lines of predictions may name a picture.
+
+
+def test_captions_of_test_go_to_the_server_in_cocos_format(tmp_path: Path) -> None:
+    """nocaps writes its ids as numbers, TextCaps as texts; neither file has captions."""
+    written(tmp_path / "nocaps_test_image_info.json", {"images": [{"id": 42, "file_name": "0a.jpg"}]})
+    written(tmp_path / "TextCaps_0.1_test.json", {"data": [{"image_id": "0042", "image_name": "0042"}]})
+    for name, image, official in (("nocaps_captions", "test/0a.jpg", 42), ("textcaps", "test_images/0042.jpg", "0042")):
+        benchmark = open_benchmark(name, tmp_path, "test")
+        assert isinstance(benchmark, CaptionBenchmark)
+        (sample,) = benchmark.samples()
+        assert sample.image == tmp_path / image
+        file, content = benchmark.submission({sample.key: "a bus"}) or ("", b"")
+        assert (file, json.loads(content)) == (f"{name}_test.json", [{"image_id": official, "caption": "a bus"}])
+        with pytest.raises(InputError, match=f"Only {name}'s server has the answers of test"):
+            benchmark.score({sample.key: "a bus"})
+        with pytest.raises(InputError, match="1 samples have no prediction"):
+            benchmark.submission({})
+
+
+BUS = "COCO_val2014_000000000042.jpg"
+
+
+@pytest.mark.parametrize("row", [{"question_id": 42}, {"image_id": 42}, {"image": BUS}, {"image": f"val2014/{BUS}"}])
+def test_a_caption_is_named_by_id_or_file(row: dict[str, Any], tmp_path: Path) -> None:
+    written(tmp_path / "dataset_coco.json", KARPATHY)
+    benchmark = CocoCaptions(tmp_path)
+    assert benchmark.submission({"42": "a bus"}) is None
+    written(tmp_path / "said.jsonl", json.dumps({**row, "text": "a red bus"}))
+    assert read_predictions(benchmark, tmp_path / "said.jsonl") == {"42": "a red bus"}
+    written(tmp_path / "said.jsonl", json.dumps({**row, **dict.fromkeys(row, "7.jpg"), "text": "a red bus"}))
+    with pytest.raises(InputError, match=r"is about '7\.jpg', which is no sample of coco_captions"):
+        read_predictions(benchmark, tmp_path / "said.jsonl")
+
+
 # SugarCrepe.
 
 
@@ -271,5 +307,5 @@ def test_pictures_of_the_world_are_those_of_the_records(world: Path) -> None:
 def test_unknown_benchmark_and_split_are_told(world: Path) -> None:
     with pytest.raises(InputError, match="There is no benchmark 'coco'; the benchmarks are gqa, "):
         open_benchmark("coco", world)
-    with pytest.raises(InputError, match="nocaps_captions has no split 'test'; its splits are val"):
-        open_benchmark("nocaps_captions", world / "nocaps", "test")
+    with pytest.raises(InputError, match="nocaps_captions has no split 'dev'; its splits are val, test"):
+        open_benchmark("nocaps_captions", world / "nocaps", "dev")
