@@ -192,6 +192,9 @@ def measure(cell: Cell, trained: Path, count: int, data: Path) -> Figures:
     }
     if texts and (signs := of_signs(texts[-1], out)):
         told["signs"] = signs
+    told["cost"] = {"trained_millions": parameters(trained), "rows_a_layer": float(count)}
+    if method is not None and model.compressor.rows_of(count) != count:  # it takes them out on the way
+        told["cost"]["rows_a_layer"] = model.compressor.mean_tokens
     if cell.one_word:
         told["one_word"] = {part: told.pop(part) for part in ("retrieval", "sugarcrepe")}
     return told
@@ -221,7 +224,6 @@ def write(name: str, count: int, seed: int, trained: Path, figures: Figures) -> 
 
     done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
     told = {"cell": name, "tokens": count, "seed": seed, "steps": done["steps"], "seconds": done["seconds"]}
-    figures = {**figures, "trained": {"millions": parameters(trained)}}
     write_json(result_path(name, count, seed), {**told, "images": IMAGES, **provenance(), "figures": figures})
 
 

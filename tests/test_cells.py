@@ -125,11 +125,11 @@ def test_a_cell_is_made_once(tiny: ModuleType, tmp_path: Path, monkeypatch: pyte
         "retrieval",
         "sugarcrepe",
         "signs",
-        "trained",
+        "cost",
     ]
     compressor = load_model(tmp_path / "work/fwd2bot-4-0")
     own = sum(parameter.numel() for parameter in compressor.own_parameters().values())
-    assert told["figures"]["trained"]["millions"] == pytest.approx(own / 1e6)
+    assert told["figures"]["cost"] == {"trained_millions": pytest.approx(own / 1e6), "rows_a_layer": 4.0}
     monkeypatch.setattr(tiny, "train", None)  # would fail if it were called
     assert tiny.main(["fwd2bot-4"]) == 0
     assert tiny.main(["--list"]) == 0
@@ -143,7 +143,7 @@ def test_a_cell_goes_on_where_it_was_stopped_and_refuses_another_recipe(
     figures = {cell: told_by(path)["figures"] for cell, path in paths(tmp_path).items()}
     assert list(figures["identity"]["one_word"]) == ["retrieval", "sugarcrepe"]
     assert {"test", "composition", "blank", "coco_captions"} <= set(figures["identity"])
-    assert list(figures["clip"]) == ["retrieval", "sugarcrepe", "trained"]
+    assert list(figures["clip"]) == ["retrieval", "sugarcrepe", "cost"]
     for path in paths(tmp_path).values():
         path.unlink()
     (tmp_path / "work/identity-0/figures-16/world-blank.jsonl").unlink()
@@ -174,6 +174,12 @@ def test_tables_show_means_and_name_what_was_not_run(
     lines = results.our_table(table).splitlines()
     assert lines[2] == "| `fwd2bot-16` | 16 | 55.0 ± 5.0 | 90.0 ± 0.0 | 25.0 ± 5.0 | – | 2 |"
     assert lines[-1] == "Not run: `single_forward-16`."
+
+
+def test_rows_that_go_on_the_way_are_told_by_their_mean(results: ModuleType) -> None:
+    """FastV with 4 of 144 from the second of six layers on: (144 + 5 * 4) / 6."""
+    assert results.told_tokens(4, {"cost": {"rows_a_layer": 164 / 6}}) == "4 (27)"
+    assert results.told_tokens(4, {"cost": {"rows_a_layer": 4.0}}) == results.told_tokens(4, {}) == "4"
 
 
 def test_the_document_is_what_the_results_say(results: ModuleType) -> None:

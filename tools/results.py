@@ -70,7 +70,7 @@ def questions(base: str) -> tuple[Column, ...]:
         ("kept", kept(base)),
         ("unseen pairs", at("composition", "mean")),
         *((kind.replace("_", " "), at("test", kind)) for kind in KINDS),
-        ("trained, M", at("trained", "millions")),
+        ("trained, M", at("cost", "trained_millions")),
     )
 
 
@@ -108,9 +108,15 @@ def our_table(table: Table) -> str:
             continue
         shown = [told([value for value in map(read, runs) if value is not None]) for _, read in columns]
         if set(shown) != {NONE}:
-            lines.append(f"| `{cell}` | {count} | " + " | ".join(shown) + f" | {len(runs)} |")
+            lines.append(f"| `{cell}` | {told_tokens(count, runs[0])} | " + " | ".join(shown) + f" | {len(runs)} |")
     text = "\n".join(lines) if len(lines) > 2 else ""
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
+
+
+def told_tokens(count: int, figures: Figures) -> str:
+    """With the rows of an image in a layer of the language model where these are more, on the average of the layers."""
+    rows = at("cost", "rows_a_layer")(figures) or count
+    return f"{count}" if rows == count else f"{count} ({rows:.0f})"
 
 
 NONE = "–"

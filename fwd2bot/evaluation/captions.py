@@ -30,8 +30,8 @@ class CaptionBenchmark(Benchmark):
     metric = "CIDEr"
     max_new_tokens = 64
     read: ClassVar[Callable[[Path, str], list[Captioned]]]
-    official: ClassVar[Callable[[str], int | str]] = str
-    """A key as the data set itself writes it."""
+    numbered: ClassVar[bool] = False
+    """The data set's own ids are numbers, and its server wants them so."""
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
@@ -57,8 +57,9 @@ class CaptionBenchmark(Benchmark):
         """COCO's format of results, which both servers take."""
         if self.split not in self.served:
             return None
-        check_complete((one.key for one in self.captioned), predictions)
-        rows = [{"image_id": self.official(one.key), "caption": predictions[one.key]} for one in self.captioned]
+        keys = [one.key for one in self.captioned]
+        check_complete(keys, predictions)
+        rows = [{"image_id": int(key) if self.numbered else key, "caption": predictions[key]} for key in keys]
         return f"{self.name}_{self.split}.json", json.dumps(rows).encode()
 
     def settings(self) -> dict[str, str]:
@@ -104,7 +105,7 @@ class NocapsCaptions(CaptionBenchmark):
     name = "nocaps_captions"
     splits = ("val", "test")
     served = ("test",)
-    official = int
+    numbered = True
     read = read_nocaps
 
 
