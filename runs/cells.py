@@ -4,69 +4,94 @@
     python runs/cells.py --list
 
 A cell is configs/evidence.yaml with a few values changed, trained from one seed, and measured with each number of
-tokens that it gives: about eight minutes and two for each number, on two cores. Trained models go to work/evidence/,
-figures to results/evidence/CELL-TOKENS-SEED.json. What is there is not made again; what was stopped goes on.
+tokens that it gives: about eight minutes and one for each number, on two cores. Trained models go to work/evidence/,
+figures to results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what was stopped goes on, and a cell
+that fails is told at the end, the others being made all the same.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = Path("work/evidence")
+WORK = ROOT / "work/evidence"
 RESULTS = Path("results/evidence")
 RECIPE = ROOT / "configs/evidence.yaml"
 IMAGES = 200
-BENCHMARKS = (("coco_captions", "test", ("--prompt", "Describe the image.")), ("sugarcrepe", "retrieval", ()))
-"""Of methods that answer, and that embed text. LLaVA-1.5's own prompt is none that the world's models were taught."""
+CAPTION_PROMPT = "Describe the image."
+"""LLaVA-1.5's own prompt is none that the world's models were taught."""
+SIGN = "a sign that says"
 GRID = (36, 16, 4)
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What differs from the recipe, and the numbers of tokens that are measured."""
+    """What differs from the recipe, and the numbers of tokens that are measured.
+
+    needs: configurations of what it starts from and the repository does not hold; each is trained once, before it.
+    tower: nothing more is trained, and what is measured is the last of `needs`.
+    one_word: searched by the words that it says of a picture, too, as LLaVA is without training (Tab. 9, 10).
+    blank: measured on a grey picture, too: guessing, where the share that is kept begins.
+    """
 
     tokens: tuple[int, ...]
     compressor: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    tower: bool = False
+    one_word: bool = False
+    blank: bool = False
 
 
-def rival(name: str, count: int) -> Cell:
-    return Cell((count,), {"compressor": name, "num_tokens": count})
+def rival(name: str, count: int, **more: Any) -> Cell:
+    return Cell((count,), {"compressor": name, "num_tokens": count}, **more)
 
 
-def nested(name: str, *counts: int) -> Cell:
+def nested(name: str, *counts: int, one_word: bool = False) -> Cell:
     """One training for several numbers of tokens."""
-    return Cell(counts, {"compressor": name, "num_tokens": max(counts), "token_counts": sorted(counts)})
+    settings = {"compressor": name, "num_tokens": max(counts), "token_counts": sorted(counts)}
+    return Cell(counts, settings, one_word=one_word)
 
 
-def ablation(compressor: dict[str, Any] | None = None, **run: Any) -> Cell:
+def ablation(compressor: dict[str, Any] | None = None, needs: tuple[str, ...] = (), **run: Any) -> Cell:
     """Fwd2Bot with 16 tokens, but for one choice."""
-    return Cell((16,), compressor or {}, run)
+    return Cell((16,), compressor or {}, run, needs)
 
 
+TOWER, LANGUAGE = "configs/emoji-world/tower.yaml", "configs/emoji-world/language.yaml"
+LARGER = {
+    "run": {"init": {"base": "work/emoji-world-larger/llava"}},
+    "needs": (TOWER, *(f"configs/emoji-world-larger/{stage}.yaml" for stage in ("language", "projector", "llava"))),
+}
+"""On a base with a language model of twice the size."""
 EACH = (
     "average_pool", "downsample", "prumerge", "prumerge_plus", "visionzip", "core", "token_packer", "token_shuffle",
     "quecc", "fastv", "v2drop", "illava", "text_interaction", "visual_context_compressor",
 )  # fmt: skip
 """Methods with a training for each number of tokens."""
 CELLS: dict[str, Cell] = {
-    "identity": Cell((144,), {"compressor": "identity", "num_tokens": 144}),
+    "identity": rival("identity", 144, one_word=True, blank=True),
     **{f"fwd2bot-{count}": rival("fwd2bot", count) for count in (32, 16, 4)},
     "fwd2bot-prefix": nested("fwd2bot", 4, 16, 32),
-    **{f"{name}-{count}": rival(name, count) for name in EACH for count in GRID},
-    "matryoshka_multimodal": nested("matryoshka_multimodal", *GRID),
-    "matryoshka_query": nested("matryoshka_query", *GRID),
+    **{
+        f"{name}-{count}": rival(name, count, one_word=(name, count) == ("prumerge", 16))
+        for name in EACH
+        for count in GRID
+    },
+    "matryoshka_multimodal": nested("matryoshka_multimodal", *GRID, one_word=True),
+    "matryoshka_query": nested("matryoshka_query", *GRID, one_word=True),
     **{f"compress_only-{count}": rival("compress_only", count) for count in (16, 4)},
     "single_forward-16": rival("single_forward", 16),
     "e5v": Cell((1,), {"compressor": "e5v", "num_tokens": 1}, {"losses": {"contrastive": 1.0}}),
@@ -79,8 +104,13 @@ CELLS: dict[str, Cell] = {
     "full_fine_tuning": ablation({"adapters": "full"}, learning_rate=0.0002, other_learning_rate=0.0001),
     "bidirectional": ablation({"attention": "bidirectional"}),
     "from_language_model": ablation(
-        init={"tower": "work/emoji-world/tower", "language": "work/emoji-world/language"}, train_parts=["projector"]
+        needs=(TOWER, LANGUAGE),
+        init={"tower": "work/emoji-world/tower", "language": "work/emoji-world/language"},
+        train_parts=["projector"],
     ),
+    "clip": Cell((1,), needs=(TOWER,), tower=True),
+    "larger_identity": rival("identity", 144, blank=True, **LARGER),
+    **{f"larger_fwd2bot-{count}": rival("fwd2bot", count, **LARGER) for count in (32, 16, 4)},
 }
 
 
@@ -93,49 +123,108 @@ def make(name: str, seed: int) -> None:
     trained = train(name, seed)
     data = world()
     for count in missing:
-        write(name, count, seed, measure(trained, count, data))
+        write(name, count, seed, trained, measure(cell, trained, count, data))
 
 
 def train(name: str, seed: int) -> Path:
     """The folder of the trained model."""
     cell, out = CELLS[name], WORK / f"{name}-{seed}"
+    needed = [trained_by(ROOT / config) for config in cell.needs]
+    if cell.tower:
+        return needed[-1]
     config = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     config |= {**cell.run, "out": str(out), "seed": seed}
     config["compressor"] |= cell.compressor
     WORK.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f"{out.name}.yaml")
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    run("train", path)
+    return trained_by(path)
+
+
+def trained_by(config: Path) -> Path:
+    """The folder that a configuration trains into. Raises InputError where another recipe made what is there."""
+    from fwd2bot.training.config import TrainConfig
+
+    wanted = json.loads(json.dumps(TrainConfig.load(config).to_dict()))
+    out = ROOT / wanted["out"]
+    if not (out / "done.json").exists():
+        run("train", config)
+    made = json.loads((out / "done.json").read_text("utf-8"))["config"]
+    if changed := [one for one in wanted if one != "out" and made.get(one) != wanted[one]]:
+        raise InputError(f"{out} was trained with another {changed[0]} than {config} says: remove it to train anew.")
     return out
 
 
 def world() -> Path:
-    """The test scenes as files of benchmarks."""
+    """The test scenes as files of benchmarks, which show each with its near duplicate."""
     out = WORK / f"world-{IMAGES}"
     if not (out / "written").exists():
-        run("world", "--out", out, "--images", IMAGES, "--split", "test", "--benchmarks")
+        run("world", "--out", out, "--images", IMAGES // 2, "--split", "test", "--benchmarks")
         (out / "written").touch()
     return out / "benchmarks"
 
 
-def measure(trained: Path, count: int, data: Path) -> dict[str, Any]:
-    """Figures of the world, and of captions and, where the method embeds text, compositions."""
-    common = ("--model", trained, "--tokens", count, "--out", trained / f"figures-{count}", "--json")
-    (of_world,) = json.loads(run("evaluate", "--suite", "world", "--images", IMAGES, *common))
-    found: dict[str, Any] = of_world["figures"]
-    for benchmark, of, asked in BENCHMARKS:
-        if of in found:
-            (told,) = json.loads(run("evaluate", "--benchmarks", benchmark, "--data", data, *asked, *common))
-            found[benchmark] = told["figures"]
-    return found
+def measure(cell: Cell, trained: Path, count: int, data: Path) -> Figures:
+    """Figures of questions, captions, retrieval and compositions, as far as the method gives any.
+
+    Answers and vectors are kept beside the model, so that this, too, goes on where it was stopped.
+    """
+    from fwd2bot.cli.output import ProgressLine
+    from fwd2bot.evaluation.base import Benchmark, VectorBenchmark
+    from fwd2bot.evaluation.runner import open_benchmarks, run_benchmarks
+    from fwd2bot.evaluation.towers import load_any
+    from fwd2bot.evaluation.world import WorldQuestions, WorldRetrieval
+
+    model, out = load_any(str(trained)), trained / f"figures-{count}"
+    method = None if cell.tower else model.compressor.method
+    texts: list[Benchmark | VectorBenchmark] = []
+    vectors: list[Benchmark | VectorBenchmark] = []
+    if method is not None and method.answers:
+        texts += [WorldQuestions(split, IMAGES) for split in ("test", "composition", *(["blank"] * cell.blank))]
+        texts += open_benchmarks("coco_captions", data, CAPTION_PROMPT)
+    if method is None or method.embeds_text or cell.one_word:
+        vectors += [WorldRetrieval(IMAGES), *open_benchmarks("sugarcrepe", data)]
+    told = {
+        done["split"] if done["benchmark"] == "world" else done["benchmark"]: done["figures"]
+        for done in run_benchmarks(
+            model, [*texts, *vectors], out, num_tokens=None if cell.tower else count, progress=ProgressLine
+        )
+    }
+    if texts and (signs := of_signs(texts[-1], out)):
+        told["signs"] = signs
+    told["cost"] = {"trained_millions": parameters(trained), "rows_a_layer": float(count)}
+    if method is not None and model.compressor.rows_of(count) != count:  # it takes them out on the way
+        told["cost"]["rows_a_layer"] = model.compressor.mean_tokens
+    if cell.one_word:
+        told["one_word"] = {part: told.pop(part) for part in ("retrieval", "sugarcrepe")}
+    return told
 
 
-def write(name: str, count: int, seed: int, figures: dict[str, Any]) -> None:
-    done = json.loads((WORK / f"{name}-{seed}" / "done.json").read_text(encoding="utf-8"))
+def of_signs(benchmark: Any, out: Path) -> dict[str, float] | None:
+    """The captions once more, of those pictures alone in which a word is to be read, as in TextCaps."""
+    from fwd2bot.evaluation.base import read_predictions
+    from fwd2bot.evaluation.captions import caption_scores
+
+    captions = read_predictions(benchmark, out / f"{benchmark.name}-{benchmark.split}.jsonl")
+    read = [one for one in benchmark.captioned if any(SIGN in text for text in one.captions)]
+    return caption_scores([captions[one.key] for one in read], [one.captions for one in read]) if read else None
+
+
+def parameters(trained: Path) -> float:
+    """How many were trained, in millions, as the last checkpoint has them."""
+    from safetensors import safe_open
+
+    with safe_open(trained / "checkpoint/last.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118  # it is no mapping
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names) / 1e6
+
+
+def write(name: str, count: int, seed: int, trained: Path, figures: Figures) -> None:
+    from fwd2bot.evaluation.files import write_json
+
+    done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
     told = {"cell": name, "tokens": count, "seed": seed, "steps": done["steps"], "seconds": done["seconds"]}
-    path = result_path(name, count, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**told, **provenance(), "figures": figures}, indent=1) + "\n", encoding="utf-8")
+    write_json(result_path(name, count, seed), {**told, "images": IMAGES, **provenance(), "figures": figures})
 
 
 def result_path(name: str, count: int, seed: int) -> Path:
@@ -149,10 +238,29 @@ def results(name: str, count: int) -> Iterator[Figures]:
         yield figures
 
 
+def called(name: str, count: int) -> str:
+    """A cell at one of its numbers of tokens, in words."""
+    return f"`{name}`" if len(CELLS[name].tokens) == 1 else f"`{name}` with {count}"
+
+
 def run(*arguments: object) -> str:
     """What a command of ours prints."""
     command = [sys.executable, "-m", "fwd2bot", *map(str, arguments)]
     return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def make_all(jobs: Iterable[tuple[str, int]]) -> int:
+    """Cells with their seeds, one after the other; what failed is told at the end, and in the exit code."""
+    failed = []
+    for name, seed in dict.fromkeys(jobs):
+        try:
+            make(name, seed)
+        except (Fwd2BotError, subprocess.CalledProcessError) as error:
+            failed.append(f"{name}, seed {seed}: {error}")
+            print(f"failed: {failed[-1]}", file=sys.stderr)
+    for one in failed:
+        print(f"not made: {one}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,10 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if unknown := [name for name in options.cells if name not in CELLS]:
         parser.error(f"there is no cell {unknown[0]!r}: --list names them")
-    for seed in range(options.seeds):
-        for name in options.cells:
-            make(name, seed)
-    return 0
+    return make_all((name, seed) for seed in range(options.seeds) for name in options.cells)
 
 
 if __name__ == "__main__":

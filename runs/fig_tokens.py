@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cells import CELLS, IMAGES, ROOT, Figures, results
+from cells import CELLS, IMAGES, ROOT, Figures, called, results
 from tables import RETRIEVAL, UNDERSTANDING
 
 from fwd2bot.compressors.catalogue import CATALOGUE
@@ -30,6 +30,7 @@ OF_THE_BUNDLED = ("fwd2bot-16", "fwd2bot-4", "fixed-16", "fixed-4", "average_poo
 NAMES = {"fixed": "fwd2bot, a training each", "fwd2bot-prefix": "fwd2bot, one training"}
 """Of cells and of files in results/world that are no method of the catalogue."""
 T2I = "text_to_image_R@1"
+ROWS = "rows_a_layer"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def of_evidence() -> Drawing:
         for count in CELLS[cell].tokens:
             runs = list(results(cell, count))
             if not runs:
-                missing.append(f"`{cell}` with {count}")
+                missing.append(called(cell, count))
                 continue
             name = cell if cell in NAMES else CELLS[cell].compressor.get("compressor", cell)
             points.setdefault(name, {})[count] = mean_of(runs)
-    full = points.pop("identity", {})
-    return Drawing(points, next(iter(full.values()), {}), {}, IMAGES, missing)
+    full, tower = (next(iter(points.pop(name, {}).values()), {}) for name in ("identity", "clip"))
+    return Drawing(points, full, tower, IMAGES, missing)
 
 
 def of_the_bundled() -> Drawing:
@@ -77,9 +78,9 @@ def of_the_bundled() -> Drawing:
 
 
 def mean_of(runs: Sequence[Figures]) -> Figures:
-    """Of the two figures that are drawn, those that there are."""
+    """Of the figures that are drawn, those that there are."""
     found: Figures = {}
-    for part, name in (("test", "mean"), ("retrieval", T2I)):
+    for part, name in (("test", "mean"), ("retrieval", T2I), ("cost", ROWS)):
         if values := [run[part][name] for run in runs if part in run]:
             found[part] = {name: statistics.mean(values)}
     return found
@@ -95,7 +96,11 @@ def panels(drawing: Drawing) -> Iterator[Panel]:
             method: {count: found[part][figure] for count, found in sorted(by_count.items()) if part in found}
             for method, by_count in drawing.points.items()
         }
-        lines = {NAMES.get(method, method): [*by_count.items()] for method, by_count in values.items() if by_count}
+        lines = {
+            NAMES.get(method, method): [(rows(drawing, method, count), value) for count, value in by_count.items()]
+            for method, by_count in values.items()
+            if by_count
+        }
         kept = {
             NAMES.get(method, method): [(row_bytes(count), value) for count, value in by_count.items()]
             for method, by_count in values.items()
@@ -110,6 +115,11 @@ def panels(drawing: Drawing) -> Iterator[Panel]:
             yield Panel(title, "tokens an image", up, lines, levels)
             marks, marked = reference(part, figure, drawing.gallery)
             yield Panel(title, "bytes stored an image (a row of the store)", up, kept, levels, marks, marked)
+
+
+def rows(drawing: Drawing, method: str, count: int) -> float:
+    """What the language model is given of an image, where a method takes some out on the way the mean over layers."""
+    return float(drawing.points[method][count].get("cost", {}).get(ROWS, count))
 
 
 def storable(method: str) -> bool:

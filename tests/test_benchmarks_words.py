@@ -168,6 +168,15 @@ def test_textvqa_joins_by_picture_and_question_and_leaves_out_what_is_missing(tm
     assert benchmark.score(said) == pytest.approx({"accuracy": (60 + 100) / 2})
 
 
+def test_textvqa_takes_the_official_number_where_there_is_no_prompt(tmp_path: Path) -> None:
+    benchmark = textvqa(tmp_path)
+    write(tmp_path / "said.jsonl", '{"question_id": 6, "text": "One."}\n{"question_id": "7", "text": "y"}')
+    assert benchmark.score(read_predictions(benchmark, tmp_path / "said.jsonl")) == {"accuracy": (100 + 0) / 2}
+    write(tmp_path / "said.jsonl", '{"question_id": "ab12", "text": "One."}')
+    with pytest.raises(InputError, match="is about 'ab12', which is no sample of textvqa"):
+        read_predictions(benchmark, tmp_path / "said.jsonl")
+
+
 def test_textvqa_submission_has_the_official_ids(tmp_path: Path) -> None:
     textvqa(tmp_path)
     for name in ("TextVQA_0.5.1", "TextVQA_Rosetta_OCR_v0.2"):

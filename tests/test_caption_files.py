@@ -15,6 +15,7 @@ from fwd2bot.data.world.benchmark_captions import NEGATIVES, negative_pair, writ
 from fwd2bot.data.world.scene import PLACES, near_duplicate
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation import java_scorers
+from fwd2bot.evaluation.base import read_predictions
 from fwd2bot.evaluation.caption_files import Captioned, read_coco, read_flickr30k, read_nocaps, read_textcaps
 from fwd2bot.evaluation.captions import PROMPT, CaptionBenchmark, CocoCaptions
 from fwd2bot.evaluation.catalogue import CATALOGUE, folder_name, open_benchmark
@@ -197,6 +198,41 @@ def test_captions_are_mapped_to_images_where_they_are_not_five_each(tmp_path: Pa
     assert set(benchmark.score(images, images[[0, 1, 1, 1]]).values()) == {100.0}
 
 
+# What a server scores, and how lines of predictions may name a picture.
+
+
+def test_captions_of_test_go_to_the_server_in_cocos_format(tmp_path: Path) -> None:
+    """nocaps writes its ids as numbers, TextCaps as texts; neither file has captions."""
+    written(tmp_path / "nocaps_test_image_info.json", {"images": [{"id": 42, "file_name": "0a.jpg"}]})
+    written(tmp_path / "TextCaps_0.1_test.json", {"data": [{"image_id": "0042", "image_name": "0042"}]})
+    for name, image, official in (("nocaps_captions", "test/0a.jpg", 42), ("textcaps", "test_images/0042.jpg", "0042")):
+        benchmark = open_benchmark(name, tmp_path, "test")
+        assert isinstance(benchmark, CaptionBenchmark)
+        (sample,) = benchmark.samples()
+        assert sample.image == tmp_path / image
+        file, content = benchmark.submission({sample.key: "a bus"}) or ("", b"")
+        assert (file, json.loads(content)) == (f"{name}_test.json", [{"image_id": official, "caption": "a bus"}])
+        with pytest.raises(InputError, match=f"Only {name}'s server has the answers of test"):
+            benchmark.score({sample.key: "a bus"})
+        with pytest.raises(InputError, match="1 samples have no prediction"):
+            benchmark.submission({})
+
+
+BUS = "COCO_val2014_000000000042.jpg"
+
+
+@pytest.mark.parametrize("row", [{"question_id": 42}, {"image_id": 42}, {"image": BUS}, {"image": f"val2014/{BUS}"}])
+def test_a_caption_is_named_by_id_or_file(row: dict[str, Any], tmp_path: Path) -> None:
+    written(tmp_path / "dataset_coco.json", KARPATHY)
+    benchmark = CocoCaptions(tmp_path)
+    assert benchmark.submission({"42": "a bus"}) is None
+    written(tmp_path / "said.jsonl", json.dumps({**row, "text": "a red bus"}))
+    assert read_predictions(benchmark, tmp_path / "said.jsonl") == {"42": "a red bus"}
+    written(tmp_path / "said.jsonl", json.dumps({**row, **dict.fromkeys(row, "7.jpg"), "text": "a red bus"}))
+    with pytest.raises(InputError, match=r"is about '7\.jpg', which is no sample of coco_captions"):
+        read_predictions(benchmark, tmp_path / "said.jsonl")
+
+
 # SugarCrepe.
 
 
@@ -208,18 +244,18 @@ def sugarcrepe(folder: Path, **files: Any) -> SugarCrepe:
 
 
 def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
-    """swap_obj has three pairs, number 1 is missing: one right, one wrong, one equal, which is wrong."""
-    rows = {
-        key: {"filename": name, "caption": "c", "negative_caption": "n"}
-        for key, name in {"0": "a", "2": "b", "3": "a"}.items()
-    }
+    """swap_obj has three pairs, number 1 is missing: one right, one wrong, one equal, which is wrong.
+
+    What several pairs say stands among the texts once.
+    """
+    told = {"0": ("a", "right"), "2": ("b", "right"), "3": ("a", "equal")}
+    rows = {key: {"filename": name, "caption": said, "negative_caption": "n"} for key, (name, said) in told.items()}
     benchmark = sugarcrepe(tmp_path, swap_obj=rows)
     assert benchmark.images() == [tmp_path / "val2017/a.jpg", tmp_path / "val2017/a", tmp_path / "val2017/b"]
     images = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
-    texts = np.array([[1, 0], [0, 1]] * 9, dtype=np.float32)
-    at = 2 * [pair.kind for pair in benchmark.pairs].index("swap_obj")
-    texts[at + 4 : at + 6] = [0.6, 0.8]
-    found = benchmark.score(images, texts)
+    assert benchmark.texts() == ["A dog on a mat.", "A mat on a dog.", "right", "n", "equal"]
+    equal = [0.0, 1.0]  # to the picture as near as "n", the negative
+    found = benchmark.score(images, np.array([[1, 0], [0, 1], [1, 0], [0, 1], equal], dtype=np.float32))
     assert list(found) == list(KINDS)
     assert found["swap_obj"] == pytest.approx(100 / 3)
     assert {found[kind] for kind in KINDS if kind != "swap_obj"} == {100.0}
@@ -227,7 +263,7 @@ def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
 
 def test_sugarcrepe_of_a_picture_without_a_vector_is_wrong(tmp_path: Path) -> None:
     benchmark = sugarcrepe(tmp_path)
-    assert set(benchmark.score(np.full((1, 2), np.nan, np.float32), np.ones((14, 2), np.float32)).values()) == {0.0}
+    assert set(benchmark.score(np.full((1, 2), np.nan, np.float32), np.ones((2, 2), np.float32)).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -271,5 +307,5 @@ def test_pictures_of_the_world_are_those_of_the_records(world: Path) -> None:
 def test_unknown_benchmark_and_split_are_told(world: Path) -> None:
     with pytest.raises(InputError, match="There is no benchmark 'coco'; the benchmarks are gqa, "):
         open_benchmark("coco", world)
-    with pytest.raises(InputError, match="nocaps_captions has no split 'test'; its splits are val"):
-        open_benchmark("nocaps_captions", world / "nocaps", "test")
+    with pytest.raises(InputError, match="nocaps_captions has no split 'dev'; its splits are val, test"):
+        open_benchmark("nocaps_captions", world / "nocaps", "dev")

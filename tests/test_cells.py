@@ -10,8 +10,9 @@ import cells as made
 import pytest
 import yaml
 from tiny import script
-from tiny_runs import settings, untrained_base
+from tiny_runs import settings, written
 
+from fwd2bot.checkpoint import load_model
 from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.training.config import TrainConfig
@@ -35,41 +36,131 @@ def test_every_cell_is_a_configuration(cells: ModuleType, tmp_path: Path) -> Non
         path = tmp_path / "cell.yaml"
         path.write_text(yaml.safe_dump({**recipe, **cell.run, "compressor": recipe["compressor"] | cell.compressor}))
         config = TrainConfig.load(path)
+        made = [str(TrainConfig.load(ROOT / needed).out) for needed in cell.needs]
+        assert all(folder in {"fwd2bot/bundled/emoji-world/base", *made} for folder in config.init.values()), name
+        if cell.tower:
+            continue
         compressor = CompressorConfig.from_dict(config.compressor)
         offered = compressor.token_counts if len(cell.tokens) > 1 else (compressor.num_tokens,)
         assert set(cell.tokens) == set(offered), name
         assert (config.steps, config.batch_size) == (recipe["steps"], recipe["batch_size"]), name
         assert all(CATALOGUE[compressor.compressor].can_give(count, 12) for count in cell.tokens), name
+        assert not (cell.one_word and CATALOGUE[compressor.compressor].embeds_text), name
     assert {cell.compressor.get("compressor", "fwd2bot") for cell in cells.CELLS.values()} == set(CATALOGUE)
+
+
+def test_larger_base_is_twice_the_language_model_in_the_same_stages() -> None:
+    """4 D^2 of attention and 3 D H of the MLP, a layer; everything but sizes and folders as it is."""
+    sizes = []
+    for stage in ("language", "projector", "llava"):
+        usual, larger = (
+            TrainConfig.load(ROOT / f"configs/emoji-world{which}/{stage}.yaml").to_dict() for which in ("", "-larger")
+        )
+        differ = {name for name in usual if usual[name] != larger[name]}
+        assert differ == ({"out", "model"} if stage == "language" else {"out", "init"})
+        if stage == "language":
+            sizes = [
+                one["layers"] * (4 * one["width"] ** 2 + 3 * one["width"] * one["hidden"])
+                for one in (usual["model"], larger["model"])
+            ]
+    assert sizes[1] / sizes[0] == pytest.approx(2.0, abs=0.1)
 
 
 def test_every_table_has_its_script_and_known_cells(results: ModuleType) -> None:
     paper = yaml.safe_load((ROOT / "results/paper.yaml").read_text())
+    assert list(results.TABLES) == list(range(1, 14))
     for number, table in results.TABLES.items():
         assert set(table.cells) <= set(results.CELLS)
         assert f"run({number})" in (ROOT / f"runs/tab{number}.py").read_text()
         assert f"table_{number}" in paper
+    assert set(results.CELLS) == {cell for table in results.TABLES.values() for cell in table.cells}
     for table in paper.values():
         assert all(len(row["values"]) == len(table["columns"]) for row in table["rows"])
 
 
-def test_a_cell_is_made_once(cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = untrained_base(tmp_path / "base")
-    recipe = settings("fwd2bot", tmp_path / "unused", base, steps=2, evaluate_every=2, checkpoint_every=2)
+def test_first_seeds_come_before_further_ones_and_the_larger_base_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = script("runs/tables.py")
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(tables, "make_all", lambda jobs: told.extend(jobs) or 0)
+    monkeypatch.setattr("sys.argv", ["tables.py"])
+    assert tables.main() == 0
+    usual = [(cell, seed) for cell, seed in told if not cell.startswith("larger")]
+    assert told[: len(usual)] == usual
+    assert [seed for _, seed in usual] == sorted(seed for _, seed in usual)
+    assert {seed for cell, seed in told if cell == "fwd2bot-16"} == {seed for cell, seed in told if cell == "e5v"}
+    assert {seed for cell, seed in told if cell == "discriminative"} == {0, 1, 2}
+    assert {seed for cell, seed in told if cell == "core-4"} == {0}
+
+
+@pytest.fixture
+def tiny(cells: ModuleType, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Two steps on a base of random weights, two cells, in a folder of their own."""
+    recipe = settings("fwd2bot", tmp_path / "unused", tiny_base, steps=2, evaluate_every=2, checkpoint_every=2)
     recipe["compressor"] = {**recipe["compressor"], "token_counts": []}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(cells, "RECIPE", tmp_path / "recipe.yaml")
     monkeypatch.setattr(cells, "WORK", tmp_path / "work")
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")  # an absolute path stays one below ROOT
     monkeypatch.setattr(cells, "IMAGES", 24)
-    assert cells.main(["fwd2bot-4"]) == 0
-    path = tmp_path / "results/fwd2bot-4-4-0.json"
+    usual = cells.rival("identity", 16, one_word=True, blank=True)
+    tower = written(tmp_path, {**settings("tower", tmp_path / "tower", tiny_base), "steps": 2})
+    clip = cells.Cell((1,), needs=(str(tower),), tower=True)
+    monkeypatch.setattr(cells, "CELLS", {"fwd2bot-4": cells.CELLS["fwd2bot-4"], "identity": usual, "clip": clip})
+    return cells
+
+
+def told_by(path: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(path.read_text())
+    return told
+
+
+def test_a_cell_is_made_once(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tiny.main(["fwd2bot-4"]) == 0
+    told = told_by(tmp_path / "results/fwd2bot-4-4-0.json")
     assert (told["cell"], told["tokens"], told["seed"], told["steps"]) == ("fwd2bot-4", 4, 0, 2)
-    assert {"test", "composition", "blank", "retrieval", "coco_captions", "sugarcrepe"} <= told["figures"].keys()
-    monkeypatch.setattr(cells, "train", None)  # would fail if it were called
-    assert cells.main(["fwd2bot-4"]) == 0
-    assert cells.main(["--list"]) == 0
+    assert list(told["figures"]) == [
+        "test",
+        "composition",
+        "coco_captions",
+        "retrieval",
+        "sugarcrepe",
+        "signs",
+        "cost",
+    ]
+    compressor = load_model(tmp_path / "work/fwd2bot-4-0")
+    own = sum(parameter.numel() for parameter in compressor.own_parameters().values())
+    assert told["figures"]["cost"] == {"trained_millions": pytest.approx(own / 1e6), "rows_a_layer": 4.0}
+    monkeypatch.setattr(tiny, "train", None)  # would fail if it were called
+    assert tiny.main(["fwd2bot-4"]) == 0
+    assert tiny.main(["--list"]) == 0
+
+
+def test_a_cell_goes_on_where_it_was_stopped_and_refuses_another_recipe(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Trained once; what was answered is not asked again; with another rank the folder is told."""
+    assert tiny.main(["identity", "clip"]) == 0
+    figures = {cell: told_by(path)["figures"] for cell, path in paths(tmp_path).items()}
+    assert list(figures["identity"]["one_word"]) == ["retrieval", "sugarcrepe"]
+    assert {"test", "composition", "blank", "coco_captions"} <= set(figures["identity"])
+    assert list(figures["clip"]) == ["retrieval", "sugarcrepe", "cost"]
+    for path in paths(tmp_path).values():
+        path.unlink()
+    (tmp_path / "work/identity-0/figures-16/world-blank.jsonl").unlink()
+    capfd.readouterr()
+    assert tiny.main(["identity"]) == 0
+    assert "is already trained" not in capfd.readouterr().err  # no command was started
+    assert told_by(paths(tmp_path)["identity"])["figures"] == figures["identity"]
+    paths(tmp_path)["identity"].unlink()
+    recipe = yaml.safe_load(tiny.RECIPE.read_text())
+    tiny.RECIPE.write_text(yaml.safe_dump({**recipe, "learning_rate": 0.5}))
+    assert tiny.main(["identity", "clip"]) == 1
+    assert "was trained with another learning_rate than" in capfd.readouterr().err
+    assert set(paths(tmp_path)) == {"clip"}  # made all the same
+
+
+def paths(folder: Path) -> dict[str, Path]:
+    return {path.name.partition("-")[0]: path for path in (folder / "results").glob("*.json")}
 
 
 def test_tables_show_means_and_name_what_was_not_run(
@@ -82,7 +173,13 @@ def test_tables_show_means_and_name_what_was_not_run(
     table = replace(results.TABLES[7], cells=("single_forward-16", "fwd2bot-16"))
     lines = results.our_table(table).splitlines()
     assert lines[2] == "| `fwd2bot-16` | 16 | 55.0 ± 5.0 | 90.0 ± 0.0 | 25.0 ± 5.0 | – | 2 |"
-    assert lines[-1] == "Not run: `single_forward-16` with 16."
+    assert lines[-1] == "Not run: `single_forward-16`."
+
+
+def test_rows_that_go_on_the_way_are_told_by_their_mean(results: ModuleType) -> None:
+    """FastV with 4 of 144 from the second of six layers on: (144 + 5 * 4) / 6."""
+    assert results.told_tokens(4, {"cost": {"rows_a_layer": 164 / 6}}) == "4 (27)"
+    assert results.told_tokens(4, {"cost": {"rows_a_layer": 4.0}}) == results.told_tokens(4, {}) == "4"
 
 
 def test_the_document_is_what_the_results_say(results: ModuleType) -> None:
@@ -96,3 +193,23 @@ def test_the_document_is_what_the_results_say(results: ModuleType) -> None:
         drawing = gather()
         told = results.fig_tokens.told(name, drawing, there=any(results.fig_tokens.panels(drawing)))
         assert read_section(results.DOCUMENT, f"figure-{name}") == told
+
+
+def test_what_is_kept_is_of_the_mean_of_the_full_models_seeds(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full 90 and 80, guessing 20 and 30: of the 60 points above guessing 55 has a half."""
+    monkeypatch.setattr(made, "RESULTS", tmp_path)
+    for seed, (full, guessing) in enumerate([(90.0, 20.0), (80.0, 30.0)]):
+        figures = {"test": {"mean": full}, "blank": {"mean": guessing}}
+        (tmp_path / f"identity-144-{seed}.json").write_text(json.dumps({"figures": figures}))
+    assert results.kept("identity")({"test": {"mean": 55.0}}) == pytest.approx(50.0)
+    assert results.kept("larger_identity")({"test": {"mean": 55.0}}) is None
+    assert results.kept("identity")({"retrieval": {}}) is None
+
+
+def test_word_of_a_picture_stands_in_where_a_method_embeds_no_text(results: ModuleType) -> None:
+    read = results.searched("retrieval", "R")
+    assert read({"retrieval": {"R": 3}, "one_word": {"retrieval": {"R": 2}}}) == 3.0
+    assert read({"one_word": {"retrieval": {"R": 2}}}) == 2.0
+    assert read({"test": {}}) is None

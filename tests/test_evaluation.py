@@ -22,13 +22,14 @@ from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.evaluation.embedders import as_embedder
 from fwd2bot.evaluation.world import (
+    WorldQuestions,
     answer_scores,
     blanks,
-    evaluate,
     gallery,
     main,
     pictures,
     retrieval_scores,
+    run_world,
     scene_vectors,
 )
 from fwd2bot.model import Fwd2Bot
@@ -149,19 +150,56 @@ def test_vectors_of_a_model_are_unit_and_in_order(folder: Path) -> None:
     )
 
 
+def figures_of(folder: Path, out: Path, **more: Any) -> dict[str, Any]:
+    asked = {"num_tokens": None, "images": 4, "progress": lambda *_: lambda *_: None, **more}
+    (result,) = run_world(fwd2bot.load(folder, device="cpu"), out, **asked)
+    found: dict[str, Any] = result["figures"]
+    return found
+
+
 @pytest.mark.parametrize("num_tokens", [None, 2])
-def test_a_random_model_runs_through_everything(num_tokens: int | None, folder: Path) -> None:
-    figures = evaluate(fwd2bot.load(folder, device="cpu"), num_tokens, images=4, gallery_size=4)
-    assert set(figures) == {"test", "composition", "blank", "retrieval"}
+def test_a_random_model_runs_through_everything(num_tokens: int | None, folder: Path, tmp_path: Path) -> None:
+    figures = figures_of(folder, tmp_path, num_tokens=num_tokens)
+    assert list(figures) == ["test", "composition", "blank", "retrieval"]
     for part in ("test", "composition", "blank"):
         assert {*figures[part]} <= {*KINDS, "mean"}
         assert all(0.0 <= score <= 100.0 for score in figures[part].values())
     assert {name.split("@")[1] for name in figures["retrieval"]} == {"1", "5", "10"}
 
 
-def test_a_base_has_no_retrieval(tiny_base: Path) -> None:
-    figures = evaluate(fwd2bot.load(tiny_base, device="cpu"), None, images=2, gallery_size=2)
-    assert set(figures) == {"test", "composition", "blank"}
+def test_a_base_has_no_retrieval(tiny_base: Path, tmp_path: Path) -> None:
+    assert list(figures_of(tiny_base, tmp_path, images=2)) == ["test", "composition", "blank"]
+
+
+def test_world_run_that_was_stopped_goes_on_from_its_answers(folder: Path, tmp_path: Path) -> None:
+    """Half of the answers are there, and say what the scenes show; more pictures begin anew."""
+    benchmark = WorldQuestions("test", 4)
+    rows = {key: {"question_id": key, "text": question.answer} for key, _, question in benchmark.asked}
+    nothing = figures_of(folder, tmp_path)["test"]["mean"]
+    path = tmp_path / "world-4/world-test.jsonl"
+    assert {json.loads(line)["question_id"] for line in path.read_text().splitlines()} == set(rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows.values()][::2]))
+    resumed = figures_of(folder, tmp_path)["test"]["mean"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    assert nothing < resumed < figures_of(folder, tmp_path)["test"]["mean"] == 100.0
+    assert figures_of(folder, tmp_path, images=2)["test"]["mean"] == pytest.approx(nothing, abs=20)
+
+
+def test_grey_picture_is_asked_each_question_once_and_answers_for_all() -> None:
+    blank, shown = WorldQuestions("blank", 60), WorldQuestions("test", 60)
+    assert len(blank.asked) == len(shown.asked) == len(shown.samples()) > len(blank.samples())
+    assert len({sample.image for sample in blank.samples()}) == 1
+    assert {sample.text for sample in blank.samples()} == {sample.text for sample in shown.samples()}
+    assert blank.score({sample.key: "yes" for sample in blank.samples()}) == shown.score(
+        {sample.key: "yes" for sample in shown.samples()}
+    )
+    assert blank.score({sample.key: "yes" for sample in blank.samples()})["exist"] > 20
+
+
+def test_world_questions_are_answered_as_a_person_would_ask_them(folder: Path, tmp_path: Path) -> None:
+    """The benchmark, picture files and all, gives what the model gives in memory."""
+    model, scenes = fwd2bot.load(folder, device="cpu"), [make_scene("composition", index) for index in range(4)]
+    assert figures_of(folder, tmp_path)["composition"] == answer_scores(model, scenes)
 
 
 def test_command_writes_the_result_with_its_origin(

@@ -100,6 +100,13 @@ def test_levels_of_the_tower_are_those_of_llava_and_the_same_shares_elsewhere():
     close(compressor.compress(pixels), compressor.packer(states[2][:, 1:], levels, 2))
 
 
+def test_packer_norms_what_is_attended_to():
+    made, patches, levels = Packer(64, 6), 5 + torch.randn(1, 9, 64), 5 + torch.randn(1, 9, 256)
+    for rows in (made.query_norm(made.query(patches)), made.keys(levels), made.values(levels)):
+        assert rows.mean(dim=-1).abs().max() < 1e-5
+        assert rows.square().mean() > 0.9  # not yet normed, weights of 0.02 would give less than 0.1
+
+
 def test_packer_starts_as_published():
     made = Packer(64, 128)
     assert made.out[2].weight.std().item() == pytest.approx(0.02, rel=0.05)

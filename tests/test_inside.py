@@ -332,3 +332,22 @@ def test_a_model_that_leaves_tokens_out_is_not_exported(tmp_path):
 
 def test_taken_rows_are_each_elements_own():
     assert taken(torch.arange(6).view(2, 3, 1), torch.tensor([[2, 0], [1, 1]]))[..., 0].tolist() == [[2, 0], [4, 4]]
+
+
+def scored(**scores):
+    """As `seen`, of rows 10, 20, 30, 40; what the last token, and what all of the question attended to."""
+    given = seen(torch.tensor([[[10.0], [20.0], [30.0], [40.0]]]))
+    given.attention = lambda *, question=False: torch.tensor([scores["question" if question else "last"]])
+    return given
+
+
+def test_illava_merges_what_the_last_token_attends_to_least():
+    kept = tiny_compressor("illava").keep(scored(last=[0.4, 0.1, 0.3, 0.2], question=[0.1, 0.4, 0.2, 0.3]), 2)
+    assert kept.places.tolist() == [[0, 2]]
+    assert kept.hidden[0, :, 0].tolist() == [10.0, pytest.approx((3 * 20 + 2 * 40 + 1 * 30) / 6)]
+
+
+@pytest.mark.parametrize(("name", "places"), [("fastv", [0, 2]), ("text_interaction", [1, 3])])
+def test_one_keeps_what_the_last_token_attends_to_and_one_what_all_of_the_question_does(name, places):
+    kept = tiny_compressor(name).keep(scored(last=[0.4, 0.1, 0.3, 0.2], question=[0.1, 0.4, 0.2, 0.3]), 2)
+    assert kept.places.tolist() == [places]

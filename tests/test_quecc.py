@@ -75,6 +75,14 @@ def test_queries_are_windows_of_what_was_added_and_mixed():
     close(keys, compressor.keys(torch.cat([low, low, low, high], dim=-1)))  # levels 12, 16, 22, 23 of 23: of 2
 
 
+def test_everything_that_is_attended_to_or_added_is_normed():
+    compressor = tiny_compressor("quecc", stir=False)
+    for part, width in (("text", 32), ("mixed", 24), ("keys", 96), ("values", 96)):
+        rows = 5 + 3 * getattr(compressor, part)(torch.randn(7, width))  # mean 5, deviation 3
+        close(rows.mean(dim=-1), torch.full((7,), 5.0))
+        torch.testing.assert_close(rows.std(dim=-1, correction=0), torch.full((7,), 3.0), rtol=0.01, atol=0.0)
+
+
 def test_one_question_for_each_picture_is_asked_for():
     compressor = tiny_compressor("quecc")
     with pytest.raises(InputError, match="give one for each of 2 pictures, not 0"):

@@ -4,7 +4,6 @@ Our table, what was not run, and the paper's own table (results/paper.yaml). run
 runs/fig_tokens.py draws.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -21,11 +20,10 @@ from fwd2bot.evaluation.metrics import above_guessing
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs"))
 import fig_tokens  # noqa: E402
-from cells import CELLS, Figures, result_path, results  # noqa: E402  # after the path to it
+from cells import CELLS, Figures, called, results  # noqa: E402  # after the path to it
 from tables import TABLES, Table  # noqa: E402
 
 DOCUMENT = ROOT / "docs/results.md"
-BASE = "identity"
 CREPE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
 Column = tuple[str, Callable[[Figures], float | None]]
 
@@ -42,33 +40,56 @@ def at(*path: str) -> Callable[[Figures], float | None]:
     return read
 
 
-def kept(figures: Figures) -> float | None:
-    """The share of the full model's score above guessing, at the same budget."""
-    full = result_path(BASE, CELLS[BASE].tokens[0], 0)
-    if not full.exists():
-        return None
-    of_full = json.loads(full.read_text("utf-8"))["figures"]
-    return above_guessing(figures["test"]["mean"], of_full["test"]["mean"], of_full["blank"]["mean"])
+def first(*readers: Callable[[Figures], float | None]) -> Callable[[Figures], float | None]:
+    """The first that there is."""
+    return lambda figures: next((found for read in readers if (found := read(figures)) is not None), None)
+
+
+def searched(part: str, name: str) -> Callable[[Figures], float | None]:
+    """By the method's own vectors; else by the word that it says of a picture."""
+    return first(at(part, name), at("one_word", part, name))
+
+
+def kept(base: str) -> Callable[[Figures], float | None]:
+    """The share of the full model's score above guessing, at the same budget; the full model's, the mean over seeds."""
+
+    def read(figures: Figures) -> float | None:
+        full = list(results(base, CELLS[base].tokens[0]))
+        if not full or "test" not in figures:
+            return None
+        score, guessing = (statistics.mean(one[part]["mean"] for one in full) for part in ("test", "blank"))
+        return None if score <= guessing else above_guessing(figures["test"]["mean"], score, guessing)
+
+    return read
+
+
+def questions(base: str) -> tuple[Column, ...]:
+    """Columns of a table of questions, on a base."""
+    return (
+        MEAN,
+        ("kept", kept(base)),
+        ("unseen pairs", at("composition", "mean")),
+        *((kind.replace("_", " "), at("test", kind)) for kind in KINDS),
+        ("trained, M", at("cost", "trained_millions")),
+    )
 
 
 MEAN: Column = ("mean", at("test", "mean"))
-T2I: Column = ("text → image R@1", at("retrieval", "text_to_image_R@1"))
-I2T: Column = ("image → text R@1", at("retrieval", "image_to_text_R@1"))
+T2I: Column = ("text → image R@1", searched("retrieval", "text_to_image_R@1"))
+I2T: Column = ("image → text R@1", searched("retrieval", "image_to_text_R@1"))
+CAPTIONS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L")
 COLUMNS: dict[str, tuple[Column, ...]] = {
-    "questions": (
-        MEAN,
-        ("kept", kept),
-        ("unseen pairs", at("composition", "mean")),
-        *((kind.replace("_", " "), at("test", kind)) for kind in KINDS),
-    ),
-    "captions": tuple((name, at("coco_captions", name)) for name in ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L")),
+    "questions": questions("identity"),
+    "larger": questions("larger_identity"),
+    "captions": tuple((name, at("coco_captions", name)) for name in CAPTIONS),
+    "signs": tuple((name, at("signs", name)) for name in CAPTIONS),
     "retrieval": (
         T2I,
-        ("R@10", at("retrieval", "text_to_image_R@10")),
+        ("R@10", searched("retrieval", "text_to_image_R@10")),
         I2T,
-        ("R@10", at("retrieval", "image_to_text_R@10")),
+        ("R@10", searched("retrieval", "image_to_text_R@10")),
     ),
-    "compositions": tuple((name.replace("_", " "), at("sugarcrepe", name)) for name in CREPE),
+    "compositions": tuple((name.replace("_", " "), searched("sugarcrepe", name)) for name in CREPE),
     "both": (MEAN, ("reading", at("test", "reading")), T2I, I2T),
 }
 
@@ -83,13 +104,19 @@ def our_table(table: Table) -> str:
     for cell, count in rows:
         runs = list(results(cell, count))
         if not runs:
-            missing.append(f"`{cell}` with {count}")
+            missing.append(called(cell, count))
             continue
         shown = [told([value for value in map(read, runs) if value is not None]) for _, read in columns]
         if set(shown) != {NONE}:
-            lines.append(f"| `{cell}` | {count} | " + " | ".join(shown) + f" | {len(runs)} |")
+            lines.append(f"| `{cell}` | {told_tokens(count, runs[0])} | " + " | ".join(shown) + f" | {len(runs)} |")
     text = "\n".join(lines) if len(lines) > 2 else ""
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
+
+
+def told_tokens(count: int, figures: Figures) -> str:
+    """With the rows of an image in a layer of the language model where these are more, on the average of the layers."""
+    rows = at("cost", "rows_a_layer")(figures) or count
+    return f"{count}" if rows == count else f"{count} ({rows:.0f})"
 
 
 NONE = "–"

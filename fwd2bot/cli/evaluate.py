@@ -24,7 +24,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     count = options.tokens or model.num_tokens
     out = Path(options.out or "evaluation/" + model.name.replace("/", "-") + (f"-{count}" if count else ""))
     if options.suite is not None:
-        results = run_world(model, out, num_tokens=options.tokens, images=options.images)
+        results = run_world(model, out, num_tokens=options.tokens, images=options.images, progress=ProgressLine)
     else:
         results = run_benchmarks(model, benchmarks, out, num_tokens=options.tokens, progress=ProgressLine)
     taken = []

@@ -15,7 +15,7 @@ from fwd2bot.evaluation.files import Row, read_json, read_json_list, read_text
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture and what people wrote of it; key: the data set's own id of the picture."""
+    """A picture and what people wrote of it (nothing, where only a server has it); key: the data set's own id."""
 
     key: str
     image: Path
@@ -53,14 +53,26 @@ def read_flickr30k(folder: Path, split: str) -> list[Captioned]:
 
 
 def read_nocaps(folder: Path, split: str) -> list[Captioned]:
-    """nocaps, the validation file with captions; pictures below val/. Raises InputError as `read_coco` does."""
+    """nocaps, the validation file with captions; pictures below val/. Raises InputError as `read_coco` does.
+
+    Of test, below test/, the pictures alone are told.
+    """
+    if split == "test":
+        return _first_there(folder, {"nocaps_test_image_info.json": lambda path: _uncaptioned(path, folder / split)})
     name = f"nocaps_{split}_4500_captions.json"
     return _first_there(folder, {name: lambda path: _coco_format(path, folder / split)})
 
 
 def read_textcaps(folder: Path, split: str) -> list[Captioned]:
-    """TextCaps; pictures below train_images/, as in TextVQA's archive. Raises InputError as `read_coco` does."""
-    return _first_there(folder, {f"TextCaps_0.1_{split}.json": lambda path: _textcaps(path, folder / "train_images")})
+    """TextCaps; pictures below train_images/, as in TextVQA's archive. Raises InputError as `read_coco` does.
+
+    Of test, below test_images/, the pictures alone are told.
+    """
+    pictures = folder / ("test_images" if split == "test" else "train_images")
+    captioned = split != "test"
+    return _first_there(
+        folder, {f"TextCaps_0.1_{split}.json": lambda path: _textcaps(path, pictures, captioned=captioned)}
+    )
 
 
 def _coco_format(path: Path, pictures: Path) -> list[Captioned]:
@@ -72,6 +84,12 @@ def _coco_format(path: Path, pictures: Path) -> list[Captioned]:
         key = str(row.number("id"))
         found.append(_captioned(key, pictures / row.text("file_name"), captions.get(key, []), row.place))
     return _unique(found, path)
+
+
+def _uncaptioned(path: Path, pictures: Path) -> list[Captioned]:
+    """COCO's format without annotations."""
+    rows = read_json(path).rows("images")
+    return _unique([Captioned(str(row.number("id")), pictures / row.text("file_name"), ()) for row in rows], path)
 
 
 def _first_there(folder: Path, readers: dict[str, Callable[[Path], list[Captioned]]]) -> list[Captioned]:
@@ -119,14 +137,17 @@ def _clip_benchmark(path: Path, pictures: Path) -> list[Captioned]:
     return [_captioned(_number(name), pictures / name, texts, str(path)) for name, texts in captions.items()]
 
 
-def _textcaps(path: Path, pictures: Path) -> list[Captioned]:
-    """`data` with a row a caption: image_id, image_name, caption_str."""
+def _textcaps(path: Path, pictures: Path, *, captioned: bool) -> list[Captioned]:
+    """`data` with a row a caption: image_id, image_name, caption_str; of test a row a picture, without the last."""
     names: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
     for row in read_json(path).rows("data"):
         key = row.text("image_id")
         names[key] = row.text("image_name")
-        captions.setdefault(key, []).append(row.text("caption_str"))
+        if captioned:
+            captions.setdefault(key, []).append(row.text("caption_str"))
+    if not captioned:
+        return [Captioned(key, pictures / f"{name}.jpg", ()) for key, name in names.items()]
     return [_captioned(key, pictures / f"{names[key]}.jpg", texts, str(path)) for key, texts in captions.items()]
 
 

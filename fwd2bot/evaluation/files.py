@@ -105,10 +105,12 @@ def read_json_lines(path: Path) -> list[Row]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Raises InputError where it cannot be written."""
+    """The whole file or nothing. Raises InputError where it cannot be written."""
+    beside = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        beside.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class VizWiz(Benchmark):
 class TextVQA(Benchmark):
     """Keys are a picture's id and the question in lower case, a line each: LLaVA's `question_id` is the picture's.
 
+    Without LLaVA's `prompt` a line's `question_id` is that of the official file.
     The prompt holds what an OCR system read: LLaVA's own list where its question file is in the folder, else
     Rosetta's. Source: LLaVA (c121f04), eval_textvqa.py and m4c_evaluator.py.
     """
@@ -158,7 +160,13 @@ class TextVQA(Benchmark):
     def keys(self) -> Collection[str]:
         return {_key(row) for row in self._rows}
 
+    @cached_property
+    def _by_number(self) -> dict[str, str]:
+        return {str(row.number("question_id")): _key(row) for row in self._rows}
+
     def prediction_key(self, row: Mapping[str, Any]) -> str:
+        if "prompt" not in row:
+            return self._by_number.get(str(row["question_id"]), str(row["question_id"]))
         return f"{row['question_id']}\n{row['prompt'].split(chr(10))[0].lower()}"
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:

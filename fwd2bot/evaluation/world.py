@@ -6,11 +6,14 @@ One JSON a run: every figure with the commit, the command and the machine that g
 """
 
 import argparse
+import io
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,11 @@ from fwd2bot.data.world import Question, captions, make_scene, questions, render
 from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.errors import Fwd2BotError, InputError
-from fwd2bot.evaluation.embedders import Embedder, as_embedder
+from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, check_complete
+from fwd2bot.evaluation.embedders import Embedder
 from fwd2bot.evaluation.files import write_json
 from fwd2bot.evaluation.metrics import exact_match, recall_at
+from fwd2bot.evaluation.runner import Progress, run_benchmarks
 from fwd2bot.evaluation.towers import load_any
 from fwd2bot.model import Fwd2Bot
 from fwd2bot.provenance import provenance
@@ -100,52 +105,111 @@ def scene_vectors(embedder: Embedder, scenes: Sequence[Scene]) -> tuple[NDArray[
     )
 
 
-def evaluate(
-    model: Fwd2Bot | Embedder, num_tokens: int | None, images: int, gallery_size: int
-) -> dict[str, dict[str, float]]:
-    """All figures of a model at one number of tokens: of answers where it answers, of retrieval where it embeds."""
-    figures: dict[str, dict[str, float]] = {}
-    if isinstance(model, Fwd2Bot) and model.answers:
-        figures = _answer_figures(model, num_tokens, images)
-    if isinstance(model, Embedder) or model.embeds_text:
-        vectors = scene_vectors(as_embedder(model, num_tokens), gallery(gallery_size))
-        figures["retrieval"] = retrieval_scores(*vectors)
-    return figures
+class WorldQuestions(Benchmark):
+    """Ten kinds of questions about scenes of a split; of `blank`, those of `test` about a grey picture."""
+
+    name = "world"
+    splits = ("test", "composition", "blank")
+    metric = "mean"
+    max_new_tokens = 64
+
+    def __init__(self, split: str, images: int) -> None:
+        super().__init__(Path(), split)
+        self.images = images
+
+    @cached_property
+    def asked(self) -> list[tuple[str, Scene, Question]]:
+        """With the key of the sample that answers each: about a grey picture the same question is asked once."""
+        blank = self.split == "blank"
+        scenes = (make_scene("test" if blank else self.split, index) for index in range(self.images))
+        return [
+            (question.text if blank else f"{scene.name} {question.kind}", scene, question)
+            for scene in scenes
+            for question in questions(scene)
+        ]
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        shown = {} if self.split == "blank" else {scene.name: scene for _, scene, _ in self.asked}
+        files = dict(zip(shown, map(_file, pictures([*shown.values()])), strict=True))
+        grey = _file(BLANK)
+        found = {key: Sample(key, files.get(scene.name, grey), question.text) for key, scene, question in self.asked}
+        return [*found.values()]
+
+    def samples(self) -> Sequence[Sample]:
+        return self._samples
+
+    def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
+        check_complete((key for key, _, _ in self.asked), predictions)
+        return kind_scores((question, predictions[key]) for key, _, question in self.asked)
 
 
-def _answer_figures(model: Fwd2Bot, num_tokens: int | None, images: int) -> dict[str, dict[str, float]]:
-    test = [make_scene("test", index) for index in range(images)]
-    unseen = [make_scene("composition", index) for index in range(images)]
-    return {
-        "test": answer_scores(model, test, num_tokens),
-        "composition": answer_scores(model, unseen, num_tokens),
-        "blank": answer_scores(model, test, num_tokens, show=blanks),
-    }
+class WorldRetrieval(VectorBenchmark):
+    """Scenes and their near duplicates, five captions each, both ways."""
+
+    name = "world"
+    splits = ("retrieval",)
+    metric = "text_to_image_R@1"
+
+    def __init__(self, images: int) -> None:
+        super().__init__(Path())
+        self.scenes = gallery(images)
+
+    def images(self) -> Sequence[bytes]:
+        return [_file(picture) for picture in pictures(self.scenes)]
+
+    def texts(self) -> Sequence[str]:
+        return [text for scene in self.scenes for text in captions(scene)]
+
+    def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
+        return retrieval_scores(images, texts)
 
 
-def world_result(model: Fwd2Bot | Embedder, num_tokens: int | None, images: int, gallery_size: int) -> dict[str, Any]:
-    """All figures with what made them. Raises InputError for numbers that cannot be."""
+def _file(picture: Image.Image) -> bytes:
+    """As PNG, which loses nothing."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def run_world(
+    model: Fwd2Bot | Embedder,
+    out: Path,
+    *,
+    num_tokens: int | None,
+    images: int,
+    gallery_size: int | None = None,
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
+    """The one result of this suite: figures of answers where the model answers, of retrieval where it embeds.
+
+    It is `out`/world.json; answers and vectors stand below `out`, in a folder for each number of images, and a run that
+    is stopped goes on from them. About as many images are searched as are asked about, or `gallery_size`.
+    Raises InputError for numbers that cannot be.
+    """
+    size = images + images % 2 if gallery_size is None else gallery_size
     if images < 1:
         raise InputError(f"--images is {images}; it must be at least 1.")
-    if gallery_size < 2 or gallery_size % 2:
-        raise InputError(f"--gallery is {gallery_size}; it must be even: each scene has its near duplicate beside it.")
+    if size < 2 or size % 2:
+        raise InputError(f"--gallery is {size}; it must be even: each scene has its near duplicate beside it.")
     started = time.monotonic()
-    figures = evaluate(model, num_tokens, images, gallery_size)
-    return {
+    parts: list[Benchmark | VectorBenchmark] = []
+    if isinstance(model, Fwd2Bot) and model.answers:
+        parts += [WorldQuestions(split, images) for split in WorldQuestions.splits]
+    if isinstance(model, Embedder) or model.embeds_text:
+        parts.append(WorldRetrieval(size))
+    done = [*run_benchmarks(model, parts, out / f"world-{images}", num_tokens=num_tokens, progress=progress)]
+    result = {
         "model": model.name,
         "fingerprint": model.fingerprint,
         "num_tokens": num_tokens or model.num_tokens,
         "images": images,
-        "gallery": gallery_size,
+        "gallery": size,
+        "failed": [failed for part in done for failed in part["failed"]],
         "seconds": round(time.monotonic() - started),
         **provenance(),
-        "figures": figures,
+        "figures": {part["split"]: part["figures"] for part in done},
     }
-
-
-def run_world(model: Fwd2Bot | Embedder, out: Path, *, num_tokens: int | None, images: int) -> Iterator[dict[str, Any]]:
-    """The one result of this suite, in `out`/world.json; about as many images to search as are asked about."""
-    result = world_result(model, num_tokens, images, images + images % 2)
     write_json(out / "world.json", result)
     yield result
 
@@ -159,13 +223,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gallery", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
+    numbers = {"num_tokens": options.tokens, "images": options.images, "gallery_size": options.gallery}
     try:
-        result = world_result(load_any(options.model), options.tokens, options.images, options.gallery)
+        with TemporaryDirectory() as place:
+            (result,) = run_world(load_any(options.model), Path(place), **numbers, progress=_silent)
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code
     write_result(result, options.out)
     return 0
+
+
+def _silent(*_: str) -> Callable[[int, int], None]:
+    """For a command whose output is its result alone."""
+    return lambda *_: None
 
 
 def write_result(result: Mapping[str, Any], out: Path | None) -> None:
