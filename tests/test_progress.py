@@ -43,7 +43,7 @@ def test_the_line_tells_losses_rate_utilisation_and_what_is_left(
         clock.now += 4.0
         watch.step(step, {"autoregressive": loss, "contrastive": 0.5}, rows=32, flops=120.0)
     told = capsys.readouterr().err
-    assert told == "step 2/100  L_AR 2  L_disc 0.5  8.0 rows/s  60% of the product rate  7 min left\n"
+    assert told == "step 2/100  L_AR 2  L_disc 0.5  8.0 rows/s  60% of the product rate  6 min 32 s left\n"
     expected = {"step": 2, "seconds": 8.0, "autoregressive": 2.0, "contrastive": 0.5, "rate": 8.0, "utilisation": 0.6}
     assert lines(tmp_path / "metrics.jsonl") == [expected]
 

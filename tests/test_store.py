@@ -154,7 +154,12 @@ def test_find_sees_what_was_added_later(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"), [("foxx.png", "did you mean 'fox.png'"), ("zzzz", "holds 2 images, the first is 'fox.png'")]
+    ("asked", "says"),
+    [
+        ("foxx.png", "did you mean 'fox.png'"),
+        ("FOX.PNG", "did you mean 'fox.png'"),
+        ("zzzz", "holds 2 images, the first is 'fox.png'"),
+    ],
 )
 def test_find_suggests_the_nearest(store: Store, asked: str, says: str) -> None:
     store.add([make_row("fox.png"), make_row("owl.png")])

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fwd2bot.wording import duration
+
 
 class ProgressLine:
     """Done, rate and time left on stderr: one line that is rewritten, or plain lines now and then for a file."""
@@ -47,24 +49,6 @@ class ProgressLine:
             self._width = len(line)
         else:
             print(line, file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units that matter."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
-def plural(count: int, what: str) -> str:
-    """1 image, 2 images."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def note(text: str) -> None:
