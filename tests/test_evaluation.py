@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tiny import tiny_compressor
 from tiny_runs import saved_fwd2bot
@@ -20,7 +21,7 @@ from fwd2bot.data.world import KINDS, Scene, captions, make_scene
 from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
-from fwd2bot.evaluation.embedders import as_embedder
+from fwd2bot.evaluation.embedders import Embedder, as_embedder
 from fwd2bot.evaluation.world import (
     answer_scores,
     blanks,
@@ -147,6 +148,27 @@ def test_vectors_of_a_model_are_unit_and_in_order(folder: Path) -> None:
     np.testing.assert_allclose(
         images[2:3], model.embed(model.compress(pictures(scenes[2:3]), num_tokens=2)).numpy(), atol=1e-5
     )
+
+
+def test_a_caption_of_several_scenes_has_one_vector() -> None:
+    class Drifting(Embedder):
+        """Every batch comes out a rounding apart."""
+
+        fingerprint = ""
+        batches = 0
+
+        def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+            return np.ones((len(images), 1), np.float32)
+
+        def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            self.batches += 1
+            return np.array([[len(text) + self.batches / 1000] for text in texts], np.float32)
+
+    scenes = gallery(40)
+    texts = [text for scene in scenes for text in captions(scene)]
+    vectors = scene_vectors(Drifting(), [*scenes, *scenes])[1]
+    assert (vectors[: len(texts)] == vectors[len(texts) :]).all()
+    assert vectors[: len(texts), 0].round().tolist() == [len(text) for text in texts]
 
 
 @pytest.mark.parametrize("num_tokens", [None, 2])
