@@ -78,8 +78,8 @@ def test_samples_hold_question_answer_and_truth(tmp_path: Path, tiny_base: Path)
     samples = lines(tmp_path / "out/samples.jsonl")
     assert [set(sample) for sample in samples] == [{"step", "question", "truth", "answer"}] * 2
     stage = build_stage(config("fwd2bot", tmp_path, tiny_base, validation=4))
-    batch = next(iter(stage.feed.validation()))  # type: ignore[attr-defined]
-    text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])  # type: ignore[attr-defined]
+    batch = next(iter(stage.feed.validation()))
+    text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])
     said = f"USER: {samples[0]['question']} ASSISTANT: {samples[0]['truth']}</s>"
     assert said.replace(" ", "") in text.replace(" ", "")
 
@@ -88,10 +88,10 @@ def test_a_step_has_the_flops_that_torch_counts(tmp_path: Path, tiny_base: Path)
     from torch.utils.flop_counter import FlopCounterMode
 
     stage = build_stage(config("fwd2bot", tmp_path, tiny_base, batch_size=4))
-    stage.compressor.train()  # type: ignore[attr-defined]
+    stage.compressor.train()
     batch = stage.batch(0)
     with FlopCounterMode(display=False) as counter:
-        sum(stage.losses(batch, 0).values()).backward()  # type: ignore[union-attr]
+        sum(stage.losses(batch, 0).values()).backward()
     assert stage.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.05)  # captions are padded
 
 

@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+: outliers, picks and merging, against plain loops and numbers worked by hand."""
+"""PruMerge and PruMerge+: picks and merging, against plain loops and numbers worked by hand."""
 
 import math
 
@@ -9,7 +9,7 @@ from tiny import tiny_compressor, tiny_llava, tiny_pixels
 
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
-from fwd2bot.compressors.prumerge import merge, outlier_ratio
+from fwd2bot.compressors.prumerge import merge
 from fwd2bot.compressors.prumerge_plus import spread_places
 from fwd2bot.errors import InputError
 
@@ -24,14 +24,6 @@ def merged_by_hand(features, keys, attention, chosen, neighbours):
         rows.append(features[i] + sum(attention[j] * features[j] for j in nearest))
     rows.append(sum(attention[j] * features[j] for j in patches if j not in chosen))
     return torch.stack(rows)
-
-
-def test_outliers_are_above_the_upper_fence_of_the_whole_batch():
-    attention = torch.tensor([[1.0, 1.0, 1.0, 1.0], [2.0, 3.0, 4.0, 8.0]])
-    # Q1 1, Q3 3.25, fence 6.625; a fence of the second row alone would be 8.375
-    assert outlier_ratio(attention) == 1 / 8
-    attention[1, 3] = 6.5  # the fence stays
-    assert outlier_ratio(attention) == 0.0
 
 
 def test_merging_is_that_of_the_definition():

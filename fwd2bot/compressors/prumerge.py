@@ -8,8 +8,9 @@ read, as one head as wide as the tower.
     last   = sum of a_j H_j over all that are not chosen                                       the K-th
 
 Source: LLaVA-PruMerge (arXiv 2403.15388), repository 42Shawn/LLaVA-PruMerge, as its code does it: sums, no means.
-Its 32 neighbours of 576 patches are a share of 1/18 on any grid. Its number of tokens follows from the pictures
-(`outlier_ratio`); here, as in its training, it is fixed, so that a batch has one shape and a store one size of row.
+Its 32 neighbours of 576 patches are a share of 1/18 on any grid. Its number of tokens follows from the
+pictures: the share of patches whose a is above Q3 + 1.5 (Q3 - Q1) of the whole batch. Here, as in its training, it is
+fixed, so that a batch has one shape and a store one size of row.
 """
 
 from collections.abc import Sequence
@@ -62,12 +63,3 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, chosen: Tensor, nei
     others = attention.scatter(1, chosen, 0.0)[:, None]  # (B, 1, V)
     merged = torch.cat([weights, others], dim=1).to(attention.dtype) @ full_precision(features)
     return merged.to(features.dtype)
-
-
-def outlier_ratio(attention: Tensor) -> float:
-    """The share of patches whose attention is an outlier, above Q3 + 1.5 (Q3 - Q1) of the whole batch (B, V).
-
-    By it the published form finds its number of tokens: int(V ratio), and the one of the others.
-    """
-    low, high = torch.quantile(attention.flatten(), attention.new_tensor([0.25, 0.75]))
-    return float((attention > high + 1.5 * (high - low)).double().mean())
