@@ -245,6 +245,16 @@ def test_a_file_of_questions_names_the_line_that_is_wrong(run: Run, album: Path,
     assert "q.jsonl line 2 is not" in ran.err
 
 
+def test_a_name_that_moves_the_cursor_stays_on_its_line(run: Run, tmp_path: Path) -> None:
+    picture(tmp_path / "p/a\nb\x1b[31m.png", "red")
+    (tmp_path / "p/c\nd.png").write_text("no picture")
+    (line,) = run("compress", "p", "--store", "s").out.splitlines()[2:]
+    assert "p/c d.png is not a picture" in line
+    assert run("search", "red", "--store", "s").out == " 1.000  a b [31m.png\n"
+    assert run("info", "s", "--rows").out.startswith("a b [31m.png\t")
+    assert run("match", "p/c\nd.png", "-", stdin="a").err.startswith("fwd2bot: p/c d.png is not a picture")
+
+
 def test_what_comes_from_stdin_is_named(run: Run, album: Path) -> None:
     ran = run("ask", "--questions", "-", "--store", "album.store", stdin="{")
     assert ran == (2, "", "fwd2bot: stdin line 1 is not JSON: write an object a line.\n")

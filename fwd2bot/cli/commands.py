@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwd2bot.cli.output import ProgressLine, note, print_json, print_results, print_rows, print_table
+from fwd2bot.cli.output import ProgressLine, note, one_line, print_json, print_results, print_rows, print_table
 from fwd2bot.errors import ImageError, InputError, ModelError
 from fwd2bot.store import Store
 from fwd2bot.wording import duration, plural
@@ -367,4 +367,4 @@ def _print_report(report: "CompressReport") -> None:
     if report.failed:
         print(f"  {plural(len(report.failed), 'image')} could not be read:")
         for _, reason in report.failed:
-            print(f"    {reason}")
+            print(f"    {one_line(reason)}")

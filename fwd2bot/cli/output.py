@@ -1,6 +1,7 @@
 """What a person reads: progress, numbers, lists; and what a program reads: JSON."""
 
 import json
+import re
 import sys
 import time
 from collections import deque
@@ -66,9 +67,9 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:
-    """Tab-separated lines; line breaks and tabs in a value become spaces."""
+    """Tab-separated lines; line breaks, tabs and their like in a value become spaces."""
     for row in rows:
-        print("\t".join(" ".join(value.split("\t")).replace("\n", " ") for value in row), flush=True)
+        print("\t".join(map(one_line, row)), flush=True)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -80,4 +81,9 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def print_results(results: Sequence[tuple[str, float]], indent: str = "") -> None:
     for name, score in results:
-        print(f"{indent}{score:6.3f}  {name}")
+        print(f"{indent}{score:6.3f}  {one_line(name)}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, tabs and what else moves a terminal's cursor: a file's name may have any of it."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
