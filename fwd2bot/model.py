@@ -336,6 +336,8 @@ def find_model(name: str | Path) -> Path:
         return BUNDLED / text
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file():
+        raise ModelError(f"{text} is a file, not a model: name the folder of the model.")
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", text):
         return checkpoint.find_on_hub(text)
     known = ", ".join(bundled_names()) or "none"

@@ -184,6 +184,9 @@ def test_only_owner_and_name_are_looked_for_on_the_hub(folder, monkeypatch):
     for name in ("nothing", "../nothing", "./a/b", "a/b/c", "/tmp/no-such-model"):
         with pytest.raises(ModelError, match="There is no model"):
             load(name)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ModelError, match="is a file, not a model"):
+        load(f"{folder.name}/config.json")
     assert asked == ["someone/some-model"]
 
 
