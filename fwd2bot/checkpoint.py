@@ -28,6 +28,7 @@ from fwd2bot import adapters, hub
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
+from fwd2bot.disk import file_hash
 from fwd2bot.errors import InputError, ModelError
 from fwd2bot.llava import Llava
 
@@ -97,7 +98,7 @@ def _fingerprint(settings: dict[str, Any], folder: Path, base: Path) -> str:
     total = hashlib.sha256(_canonical(settings))
     for path in _hashed_files(folder, base):
         role = path.relative_to(base) if path.is_relative_to(base) else path.relative_to(folder)
-        total.update(f"\n{role.as_posix()} {_file_hash(path)}".encode())
+        total.update(f"\n{role.as_posix()} {_content_hash(path)}".encode())
     return f"sha256:{total.hexdigest()}"
 
 
@@ -291,15 +292,14 @@ def _own_files(folder: Path) -> Iterator[Path]:
     yield from sorted(path for name in _ADAPTERS for path in folder.glob(f"{name}/*.*"))
 
 
-def _file_hash(path: Path) -> str:
+def _content_hash(path: Path) -> str:
     """Of the content; of JSON, without what a mere re-save changes."""
     if path.suffix == ".json":
         return hashlib.sha256(_canonical(_without_volatile(_read_json(path)))).hexdigest()
     cached = Path(os.path.realpath(path)).name  # the hub's cache names a large file by this very hash
     if path.is_symlink() and len(cached) == 64:
         return cached
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def _without_volatile(content: Any) -> Any:

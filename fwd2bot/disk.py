@@ -1,5 +1,6 @@
-"""What is written is on the disk, also when the power goes."""
+"""Files on the disk: there also when the power goes, and known by their content."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,3 +12,9 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
 """The two losses of the paper as plain functions on tensors: L_AR (Eq. 2) and L_disc (Eq. 3).
 
-Shapes: B images, T text, D width, C vocabulary, N label tokens.
+Shapes: B images, T text, D width, C vocabulary, N predictions.
 """
 
 import torch
@@ -12,15 +12,10 @@ IGNORED = -100
 
 
 def autoregressive_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 2 as a mean over the label tokens of the batch. The shift happens here: position t predicts label t + 1.
+    """Eq. 2: mean of -log p(label) over the labels that are not `IGNORED`. No label at all gives zero.
 
-    logits (B, T, C), labels (B, T) with `IGNORED` where nothing is to be learnt. No label at all gives zero.
+    Logits (N, C) stand beside the labels (N,) that they predict: what comes out at position t, by label t + 1.
     """
-    return label_loss(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-
-
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of -log p(label) over the labels that are not `IGNORED`; logits (N, C) stand beside their labels."""
     counted = (labels != IGNORED).sum().clamp(min=1)
     return F.cross_entropy(full_precision(logits), labels, reduction="sum") / counted
 

@@ -4,7 +4,7 @@ Shapes: B pictures, K summary tokens, D width.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from fwd2bot.errors import InputError, ModelError
 from fwd2bot.images import read_image
 from fwd2bot.llava import Llava
 
+_HALF = re.compile("[\ud800-\udfff]")
 BUNDLED = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 1 << 30
@@ -203,13 +204,14 @@ class Fwd2Bot:
     def prompt(self, turns: Sequence[tuple[str, str | None]], num_tokens: int, max_new_tokens: int = 64) -> Encoded:
         """A conversation about a picture of so many tokens, as (question, answer), the last answer None: to be given.
 
-        Raises InputError for an empty question, a conversation that does not fit the context, or a model that only
-        embeds.
+        Raises InputError for a question that is empty or no text, a conversation that does not fit the context, or a
+        model that only embeds.
         """
         if not self.answers:
             raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
         if any(not question.strip() for question, _ in turns):
             raise InputError("The question is empty; write one.")
+        _check_letters(text for turn in turns for text in turn if text is not None)
         encoded = encode_conversation(self._llava.tokenizer, self._template, turns, has_image=True)
         count, room = len(encoded.ids), self._llava.context - num_tokens - max_new_tokens
         if count > room:
@@ -219,7 +221,7 @@ class Fwd2Bot:
 
     def count_tokens(self, text: str) -> int:
         """How many tokens of the language model a text has."""
-        return len(self._llava.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._llava.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def running(self) -> RunningAnswers:
         """An empty batch of answers that questions join while others are being answered."""
@@ -240,7 +242,7 @@ class Fwd2Bot:
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
         """B texts, or tokens (B, K, D) -> vectors (B, D) of unit norm; their dot products are cosines.
 
-        Raises InputError for a text that is empty or too long, or when the model does not embed text.
+        Raises InputError for a text that is empty, no text or too long, or when the model does not embed text.
         """
         if isinstance(inputs, str):
             raise InputError("embed takes a list of texts; put the one text in a list.")
@@ -258,6 +260,7 @@ class Fwd2Bot:
             raise InputError(f"{self.name} does not embed text, so it cannot search by words; take a fwd2bot model.")
         if any(not text.strip() for text in texts):
             raise InputError("A text to embed is empty; write what the picture shows.")
+        _check_letters(texts)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         vectors = torch.empty(len(texts), self.width, device=self._llava.device)
         for start in range(0, len(order), self.batch_size):
@@ -296,6 +299,13 @@ class Fwd2Bot:
         return rows.to(self._llava.device, self._llava.dtype)
 
 
+def _check_letters(texts: Iterable[str]) -> None:
+    """Raises InputError where half of a surrogate pair stands for a byte that is no letter: no tokenizer reads it."""
+    for text in texts:
+        if _HALF.search(text):
+            raise InputError(f"{text[:80]!r} has a character that is none in UTF-8; write it anew.")
+
+
 def load(name: str | Path, device: str | None = None, dtype: str | None = None) -> Fwd2Bot:
     """A bundled model by its name, a model folder, or a hub id, which alone is looked for on the net.
 
@@ -326,6 +336,8 @@ def find_model(name: str | Path) -> Path:
         return BUNDLED / text
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file():
+        raise ModelError(f"{text} is a file, not a model: name the folder of the model.")
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", text):
         return checkpoint.find_on_hub(text)
     known = ", ".join(bundled_names()) or "none"
@@ -349,7 +361,7 @@ def device_named(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"The device {name!r} cannot be used here; take cpu, or leave it out.") from error
     return device

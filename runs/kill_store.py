@@ -61,7 +61,7 @@ class Model:
     storable = cuttable = True
 
     def compress(self, images: list[Image.Image], num_tokens: int | None = None) -> Numbers:
-        numbers = [sum(256**i * part for i, part in enumerate(image.getpixel((0, 0)))) for image in images]  # type: ignore[arg-type]
+        numbers = [sum(256**i * part for i, part in enumerate(image.getpixel((0, 0)))) for image in images]
         return np.stack([tokens_of(number) for number in numbers]).view(Numbers)
 
     def embed(self, tokens: Numbers, num_tokens: int | None = None) -> Numbers:
@@ -96,16 +96,16 @@ def write(pictures: Path, path: Path) -> None:
             add(rows)
             print(*(row.name for row in rows), flush=True)
 
-        store.add = telling  # type: ignore[method-assign,assignment]
+        store.add = telling
         return store
 
     create = Store.create
-    Store.open = staticmethod(opened)  # type: ignore[method-assign]
-    Store.create = staticmethod(lambda *a, **o: told(create(*a, **o)))  # type: ignore[method-assign,assignment]
+    Store.open = staticmethod(opened)
+    Store.create = staticmethod(lambda *a, **o: told(create(*a, **o)))
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        compress_images(Model(), [pictures], path, batch_size=4)  # type: ignore[arg-type]
+        compress_images(Model(), [pictures], path, batch_size=4)
     except StoreError as error:
         print(f"refused: {error}", flush=True)
 
@@ -159,7 +159,7 @@ def rounds(
         for writer in running:
             writer.go()
         commits = chance.choice([0, 0, 1, 2, 4])
-        wait_for(lambda wanted=commits, those=running: lines(those) >= wanted, seconds=20)  # type: ignore[misc]
+        wait_for(lambda wanted=commits, those=running: lines(those) >= wanted, seconds=20)
         time.sleep(chance.random() ** 2 * (0.1 if commits else 1.0))
         said = [line for writer in running for line in writer.kill()]
         refused = [line for line in said if line.startswith("refused")]
@@ -196,7 +196,7 @@ def kill_often(
             acknowledged.clear()
         elif number % 10 == 0:
             assert verify(path).whole, f"kill {number}: {verify(path)}"
-    compress_images(Model(), [folder / "pictures"], path, batch_size=64)  # type: ignore[arg-type]
+    compress_images(Model(), [folder / "pictures"], path, batch_size=64)
     assert verify(path).whole
     check_rows(Store.open(path), pictures)
     return {**seen, "lost": 0}

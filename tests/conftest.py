@@ -73,6 +73,28 @@ def tiny_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def model():
+    """A tiny fwd2bot for 2 or 8 tokens."""
+    from tiny import tiny_compressor
+
+    from fwd2bot.model import Fwd2Bot
+
+    return Fwd2Bot(tiny_compressor(num_tokens=8, token_counts=(2, 8)))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A tiny LLaVA without adapters."""
+    from tiny import tiny_llava
+
+    from fwd2bot.compressors.catalogue import make_compressor
+    from fwd2bot.compressors.config import CompressorConfig
+    from fwd2bot.model import Fwd2Bot
+
+    return Fwd2Bot(make_compressor(tiny_llava(), CompressorConfig(compressor="identity", adapters="none")))
+
+
+@pytest.fixture(scope="module")
 def browser():
     """A headless Chromium; skips where there is none. As long as it is there, nobody else can run an event loop."""
     from contextlib import ExitStack

@@ -11,8 +11,6 @@ from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fwd2bot.attended import answer_attention, compression_attention, seen_part, watching
-from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import encode_conversation, template_named
 from fwd2bot.data.world import make_scene
 from fwd2bot.errors import InputError
@@ -21,17 +19,6 @@ from fwd2bot.llava import LANGUAGE_LAYERS, Llava
 from fwd2bot.model import Fwd2Bot
 
 SCENES = [make_scene("test", index) for index in range(2)]
-
-
-@pytest.fixture(scope="module")
-def model() -> Fwd2Bot:
-    return Fwd2Bot(tiny_compressor(num_tokens=8, token_counts=(2, 8)))
-
-
-@pytest.fixture(scope="module")
-def plain() -> Fwd2Bot:
-    """A LLaVA without adapters."""
-    return Fwd2Bot(make_compressor(tiny_llava(), CompressorConfig(compressor="identity", adapters="none")))
 
 
 def eager_attention(llava: Llava, rows: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def test_a_file_of_the_hubs_cache_is_known_by_its_name(tmp_path):
     blob = tmp_path / ("ab" * 32)
     blob.write_bytes(b"weights")
     (tmp_path / "model.safetensors").symlink_to(blob)
-    assert checkpoint._file_hash(tmp_path / "model.safetensors") == "ab" * 32
+    assert checkpoint._content_hash(tmp_path / "model.safetensors") == "ab" * 32
 
 
 def test_a_hub_that_cannot_be_reached_is_a_model_error():

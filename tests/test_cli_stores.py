@@ -288,3 +288,21 @@ def test_options_that_cannot_be_read_are_one_sentence(run, album, arguments, say
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_a_file_whose_name_is_no_text_is_kept_like_any_other(run, tmp_path):
+    folder = os.fsencode(tmp_path / "photos")
+    picture(tmp_path / "photos/fox.png", "red")
+    try:
+        os.rename(folder + b"/fox.png", folder + b"/\xff.png")  # noqa: PTH104 (bytes)
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    picture(tmp_path / "photos/sea.png", "blue")
+    assert run("compress", "photos", "--store", "s").code == 0
+    assert "2 images already there" in run("compress", "photos", "--store", "s").out
+    assert run("ask", "?", "--store", "s", "--image", "\\xff.png").out == "red\n"
+    assert run("ask", "?", "--store", "s", "--image", "photos/\udcff.png").out == "red\n"
+    assert json.loads(run("info", "s", "--rows", "--json").out)["images"][0]["path"].endswith("/\udcff.png")
+    assert run("delete", "s", "--missing").out == "s: 0 images deleted\n"
+    os.remove(folder + b"/\xff.png")  # noqa: PTH107 (bytes)
+    assert "1 image deleted" in run("delete", "s", "--missing").out

@@ -353,6 +353,22 @@ def test_several_vectors_a_picture_are_kept_and_scored(world: Path, tmp_path: Pa
     assert figures["replace_obj"] == pytest.approx(100 * sum(right) / len(right))
 
 
+def test_a_text_that_stands_twice_is_embedded_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (retrieval,) = open_benchmarks("coco_retrieval", world)
+    texts = ["ab", "b", *["ab", "b"] * (len(retrieval.texts()) // 2 - 1)]
+    seen: list[str] = []
+    embed_texts = Flat.embed_texts
+    monkeypatch.setattr(retrieval, "texts", lambda: texts)
+    monkeypatch.setattr(Flat, "embed_texts", lambda self, part: seen.extend(part) or embed_texts(self, part))
+    scored: list[Any] = []
+    monkeypatch.setattr(retrieval, "score", lambda images, vectors: scored.append(vectors) or {})
+    take(Flat(), retrieval, tmp_path / "out")
+    assert seen == ["ab", "b"]
+    np.testing.assert_array_equal(scored[0], embed_texts(Flat(), texts))
+
+
 def test_what_only_embeds_is_refused_before_anything_runs(questions: Questions, world: Path, tmp_path: Path) -> None:
     benchmarks = [*open_benchmarks("sugarcrepe", world), questions]
     with pytest.raises(InputError, match="flat only embeds, and questions asks questions; take a fwd2bot model"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tiny import tiny_compressor
 from tiny_runs import saved_fwd2bot
@@ -20,7 +21,7 @@ from fwd2bot.data.world import KINDS, Scene, captions, make_scene
 from fwd2bot.data.world.scene import SIGN, held_out
 from fwd2bot.data.world.sprites import object_names
 from fwd2bot.data.world.writers import PICTURE
-from fwd2bot.evaluation.embedders import as_embedder
+from fwd2bot.evaluation.embedders import Embedder, as_embedder
 from fwd2bot.evaluation.world import (
     WorldQuestions,
     answer_scores,
@@ -155,6 +156,27 @@ def figures_of(folder: Path, out: Path, **more: Any) -> dict[str, Any]:
     (result,) = run_world(fwd2bot.load(folder, device="cpu"), out, **asked)
     found: dict[str, Any] = result["figures"]
     return found
+
+
+def test_a_caption_of_several_scenes_has_one_vector() -> None:
+    class Drifting(Embedder):
+        """Every batch comes out a rounding apart."""
+
+        fingerprint = ""
+        batches = 0
+
+        def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+            return np.ones((len(images), 1), np.float32)
+
+        def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            self.batches += 1
+            return np.array([[len(text) + self.batches / 1000] for text in texts], np.float32)
+
+    scenes = gallery(40)
+    texts = [text for scene in scenes for text in captions(scene)]
+    vectors = scene_vectors(Drifting(), [*scenes, *scenes])[1]
+    assert (vectors[: len(texts)] == vectors[len(texts) :]).all()
+    assert vectors[: len(texts), 0].round().tolist() == [len(text) for text in texts]
 
 
 @pytest.mark.parametrize("num_tokens", [None, 2])

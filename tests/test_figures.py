@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fwd2bot.adapters import LowRank, StageLinear
 from fwd2bot.checkpoint import save_model
 from fwd2bot.compressors.catalogue import make_compressor
-from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import Scene, make_scene, questions
 from fwd2bot.data.world.scene import Thing
 from fwd2bot.errors import InputError
@@ -53,17 +52,6 @@ def scene_of(*names: str) -> Scene:
         for place, name in enumerate(names)
     )
     return replace(SCENES[0], things=things)
-
-
-@pytest.fixture(scope="module")
-def model() -> Fwd2Bot:
-    return Fwd2Bot(tiny_compressor(num_tokens=8, token_counts=(2, 8)))
-
-
-@pytest.fixture(scope="module")
-def plain() -> Fwd2Bot:
-    """A LLaVA without adapters."""
-    return Fwd2Bot(make_compressor(tiny_llava(), CompressorConfig(compressor="identity", adapters="none")))
 
 
 @pytest.fixture(scope="module")

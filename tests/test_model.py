@@ -127,9 +127,24 @@ def test_no_gradients_are_kept(model, tokens):
         (lambda model, tokens: model.embed("a fox"), "put the one text in a list"),
         (lambda model, tokens: model.embed(["a", ""]), "A text to embed is empty"),
         (lambda model, tokens: model.embed(["fox " * 300]), "A text of"),
+        (lambda model, tokens: model.answer(tokens, ["a \udcff"] * 5), r"'a \\udcff' has a character that is none"),
+        (lambda model, tokens: model.embed(["\ud800"]), "has a character that is none in UTF-8"),
         (lambda model, tokens: model.compress([], num_tokens=3), "gives 1, 2, 4 tokens an image, not 3"),
     ],
-    ids=["count", "empty", "long", "keep", "rank", "width", "string", "no text", "long text", "tokens"],
+    ids=[
+        "count",
+        "empty",
+        "long",
+        "keep",
+        "rank",
+        "width",
+        "string",
+        "no text",
+        "long text",
+        "bytes asked",
+        "bytes",
+        "tokens",
+    ],
 )
 def test_bad_input_is_one_sentence(model, tokens, call, sentence):
     with pytest.raises(InputError, match=sentence) as error:
@@ -169,6 +184,9 @@ def test_only_owner_and_name_are_looked_for_on_the_hub(folder, monkeypatch):
     for name in ("nothing", "../nothing", "./a/b", "a/b/c", "/tmp/no-such-model"):
         with pytest.raises(ModelError, match="There is no model"):
             load(name)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ModelError, match="is a file, not a model"):
+        load(f"{folder.name}/config.json")
     assert asked == ["someone/some-model"]
 
 
@@ -178,6 +196,6 @@ def test_dtypes_and_devices(folder):
     assert half.embed(["a fox"]).dtype == torch.float32
     with pytest.raises(InputError, match="'int8' is no dtype here; the dtypes are float32"):
         load(folder, dtype="int8")
-    for device in ("gpu", "cuda:99"):
+    for device in ("gpu", "cuda:99", "meta"):
         with pytest.raises(InputError, match=f"The device '{device}' cannot be used here"):
             load(folder, device=device)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from fwd2bot.store import names as names_module
-from fwd2bot.store.names import Entry, Known, Names
+from fwd2bot.store.names import Entry, Known, Names, path_of, path_text
 
 ROWS = [
     (["b.png", "ünï.png"], ["/photos/b.png", "/other/ünï.png"]),
@@ -83,6 +83,24 @@ def test_near_is_what_stands_around(found: Names, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(names_module, "NEAR", 1)
     assert found.near("a/2.png") == ["a/1.png", "b.png"]
     assert found.near("0") == ["1.png"]
+
+
+@pytest.mark.parametrize("path", ["/a/b.png", "/ünï/\udcff\udc80.png", "\ud83d/\\xff", "/\udcff00", ""])
+def test_a_path_of_any_bytes_is_text_and_back(path: str) -> None:
+    assert path_of(path_text(path).encode().decode()) == path
+
+
+def test_a_path_that_is_no_text_comes_back() -> None:
+    kind = pa.list_(pa.string())
+    columns = {"names": ["x"], "paths": [path_text("/p/\udcff.png")]}
+    table = {name: pa.array([values], kind) for name, values in columns.items()}
+    found = Names(pa.table({**table, "hash": pa.array([b"0" * 32], pa.binary(32))}))
+    assert found.ending("/\udcff.png") == {0: "x"}
+    assert found.ending("/\ud800") == {}
+    assert [paths for _, paths, _ in found.blocks()] == [["/p/\udcff.png"]]
+    entry = found.entry((b"0" * 32).hex())
+    assert entry is not None
+    assert entry.names == {"x": "/p/\udcff.png"}
 
 
 def test_no_names_at_all() -> None:

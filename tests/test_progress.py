@@ -43,7 +43,7 @@ def test_the_line_tells_losses_rate_utilisation_and_what_is_left(
         clock.now += 4.0
         watch.step(step, {"autoregressive": loss, "contrastive": 0.5}, rows=32, flops=120.0)
     told = capsys.readouterr().err
-    assert told == "step 2/100  L_AR 2  L_disc 0.5  8.0 rows/s  60% of the product rate  7 min left\n"
+    assert told == "step 2/100  L_AR 2  L_disc 0.5  8.0 rows/s  60% of the product rate  6 min 32 s left\n"
     expected = {"step": 2, "seconds": 8.0, "autoregressive": 2.0, "contrastive": 0.5, "rate": 8.0, "utilisation": 0.6}
     assert lines(tmp_path / "metrics.jsonl") == [expected]
 
@@ -78,8 +78,8 @@ def test_samples_hold_question_answer_and_truth(tmp_path: Path, tiny_base: Path)
     samples = lines(tmp_path / "out/samples.jsonl")
     assert [set(sample) for sample in samples] == [{"step", "question", "truth", "answer"}] * 2
     stage = build_stage(config("fwd2bot", tmp_path, tiny_base, validation=4))
-    batch = next(iter(stage.feed.validation()))  # type: ignore[attr-defined]
-    text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])  # type: ignore[attr-defined]
+    batch = next(iter(stage.feed.validation()))
+    text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])
     said = f"USER: {samples[0]['question']} ASSISTANT: {samples[0]['truth']}</s>"
     assert said.replace(" ", "") in text.replace(" ", "")
 
@@ -88,10 +88,10 @@ def test_a_step_has_the_flops_that_torch_counts(tmp_path: Path, tiny_base: Path)
     from torch.utils.flop_counter import FlopCounterMode
 
     stage = build_stage(config("fwd2bot", tmp_path, tiny_base, batch_size=4))
-    stage.compressor.train()  # type: ignore[attr-defined]
+    stage.compressor.train()
     batch = stage.batch(0)
     with FlopCounterMode(display=False) as counter:
-        sum(stage.losses(batch, 0).values()).backward()  # type: ignore[union-attr]
+        sum(stage.losses(batch, 0).values()).backward()
     assert stage.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.05)  # captions are padded
 
 

@@ -51,14 +51,13 @@ class Ordered(Six):
         return np.array([5, 0, 4, 1, 3, 2])
 
 
-def test_record_says_which_losses_can_be_taken() -> None:
-    said = [(record.conversational, record.paired) for record in Six.records]
-    assert said == [(True, False), (True, True), (True, False), (False, True), (False, True), (True, False)]
+def test_record_says_whether_the_contrastive_loss_can_be_taken() -> None:
+    assert [record.paired for record in Six.records] == [False, True, False, True, True, False]
 
 
 def test_record_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        Six.records[0].caption = "a hound"  # type: ignore[misc]
+        Six.records[0].caption = "a hound"
 
 
 def test_subset_has_the_chosen_records_and_their_figures() -> None:

@@ -40,7 +40,7 @@ PAIRS = Listed("pairs", {PAIR: 4000})
 
 
 def sampler(**more: object) -> Sampler:
-    return Sampler([(CONVERSATIONS, 1.0), (PAIRS, 1.0)], **{"batch_size": 4, "pairs": 8, "seed": 3, **more})  # type: ignore[arg-type]
+    return Sampler([(CONVERSATIONS, 1.0), (PAIRS, 1.0)], **{"batch_size": 4, "pairs": 8, "seed": 3, **more})
 
 
 def test_both_losses_are_taken_equally_often_over_any_window() -> None:
@@ -64,7 +64,7 @@ def test_a_batch_is_of_one_kind_and_its_own_size() -> None:
 
 def test_a_batch_follows_from_seed_and_step_alone() -> None:
     def told(one: Sampler, step: int) -> list[tuple[str, int]]:
-        return [(source.name, source.chosen[index]) for source, index in one.at(step).records]  # type: ignore[attr-defined]
+        return [(source.name, source.chosen[index]) for source, index in one.at(step).records]
 
     forwards, backwards, other = sampler(), sampler(), sampler(seed=4)
     first = {step: told(forwards, step) for step in range(100)}

@@ -93,9 +93,9 @@ def sketched(store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 
 def test_search_over_sketches_equals_search_of_all_rows(sketched: Store) -> None:
     sketched.add([make_row(f"{i}.png") for i in range(60)])
-    queries = np.stack([make_row(f"q{i}").vector for i in range(6)])  # type: ignore[misc]
+    queries = np.stack([make_row(f"q{i}").vector for i in range(6)])
     assert sketched.search_many(queries, 7) == sketched.search_many(queries, 7, exact=True)
-    assert sketched._sketches[1] is not None  # type: ignore[index]
+    assert sketched._sketches[1] is not None
 
 
 def test_search_over_sketches_orders_ties_by_name_and_finds_two_names_once(sketched: Store) -> None:
@@ -123,4 +123,4 @@ def test_sketches_that_are_too_large_are_not_held(sketched: Store, monkeypatch: 
     monkeypatch.setattr(sketches, "MEMORY", 10)
     sketched.add([make_row("a"), make_row("b")])
     assert len(sketched.search(np.ones(8, dtype=np.float32), 5)) == 2
-    assert sketched._sketches[1] is None  # type: ignore[index]
+    assert sketched._sketches[1] is None

@@ -42,6 +42,9 @@ def test_figures_of_a_tiny_model(
     assert all(one["first_token_s"] > 0 and one["tokens_per_s"] > 0 for one in result["answer"])
     assert result["ceiling_gflops"] > 0
     assert {"commit", "machine", "date", "fingerprint", "dtype"} <= set(result)
+    # 4 tokens of 32 numbers in 2 bits with a norm of 2 bytes each, and a vector in 8 bits with a scale of 4 bytes
+    assert result["bytes"] == {"jpeg": result["bytes"]["jpeg"], "row_4": 4 * (32 * 2 // 8 + 2) + 32 + 4}
+    assert result["bytes"]["jpeg"] > 1000
     if sys.platform == "linux":
         assert {"plain_forward", "compress", "answer_all", "answer_4"} == set(result["memory_mb"])
     assert "goal 0.8" in lines[1]

@@ -154,7 +154,12 @@ def test_find_sees_what_was_added_later(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"), [("foxx.png", "did you mean 'fox.png'"), ("zzzz", "holds 2 images, the first is 'fox.png'")]
+    ("asked", "says"),
+    [
+        ("foxx.png", "did you mean 'fox.png'"),
+        ("FOX.PNG", "did you mean 'fox.png'"),
+        ("zzzz", "holds 2 images, the first is 'fox.png'"),
+    ],
 )
 def test_find_suggests_the_nearest(store: Store, asked: str, says: str) -> None:
     store.add([make_row("fox.png"), make_row("owl.png")])
@@ -205,7 +210,7 @@ def test_search_finds_an_image_of_two_names_once(store: Store) -> None:
 
 def test_search_many_equals_search_of_each(store: Store) -> None:
     store.add([make_row(f"{i}.png") for i in range(20)])
-    queries = np.stack([make_row(f"q{i}").vector for i in range(6)])  # type: ignore[misc]
+    queries = np.stack([make_row(f"q{i}").vector for i in range(6)])
     assert store.search_many(queries, 3) == [store.search(query, 3) for query in queries]
 
 

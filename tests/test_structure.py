@@ -91,6 +91,17 @@ def test_imports_go_one_way():
     assert not wrong
 
 
+def test_what_mypy_must_not_see_has_its_reason():
+    found = [
+        line
+        for path in project_files("*.py")
+        for line in path.read_text().splitlines()
+        if "# type: " + "ignore" in line
+    ]
+    assert found
+    assert not [line for line in found if not re.search(r"ignore\[[\w-]+\]  # \w", line)]
+
+
 def test_table_of_rooms_has_no_circle():
     table = rules()
     assert not [room for room in table if any(room in reachable(used, table) for used in table[room])]

@@ -160,10 +160,10 @@ def test_checkpoint_of_another_model_is_told(change: dict[str, Any], tmp_path: P
 
 def test_tokenizer_of_a_resumed_run_is_the_one_it_began_with(tmp_path: Path, tiny_base: Path) -> None:
     started = config("language", tmp_path, tiny_base)
-    first = loop.build_stage(started).tokenizer  # type: ignore[attr-defined]
+    first = loop.build_stage(started).tokenizer
     (tmp_path / "checkpoint").mkdir()
     again = loop.build_stage(config("language", tmp_path, tiny_base, model={"tokenizer_scenes": 1}))
-    assert again.tokenizer.get_vocab() == first.get_vocab()  # type: ignore[attr-defined]
+    assert again.tokenizer.get_vocab() == first.get_vocab()
 
 
 # Failures.
@@ -300,7 +300,7 @@ def test_a_frozen_base_is_kept_in_half_width_and_gives_the_very_same_step(
         stage = loop.build_stage(given)
         job = loop.Job(stage, given)
         losses = [job.step(stage.batch(step), step) for step in range(3)]
-        llava = stage.compressor.llava  # type: ignore[attr-defined]  # of the stage that `given` names
+        llava = stage.compressor.llava  # of the stage that `given` names
         assert (llava.network.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == halved
         assert (llava.network.lm_head.weight.dtype == torch.bfloat16) == (halved and not tied)
         assert llava.network.get_input_embeddings().weight.dtype == torch.float32

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fwd2bot.cli.commands import DEFAULT_MODEL
-from fwd2bot.cli.output import ProgressLine, plural, print_json
+from fwd2bot.cli.output import ProgressLine, print_json
 from fwd2bot.errors import ImageError, InputError
+from fwd2bot.wording import plural
 
 
 def run_evaluate(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import NoReturn, TypeAlias
 from fwd2bot import __version__
 from fwd2bot.evaluation.catalogue import CATALOGUE
 
+QUANTISERS = ("bf16", "int8", "int4", "int2", "binary")
 ABOUT = "Compress each image into a handful of tokens once; answer, caption and search from those tokens ever after."
 ALL_EXAMPLES = """\
   fwd2bot demo
@@ -231,7 +232,7 @@ def _compress(commands: _Commands) -> None:
     parser.add_argument("paths", metavar="PHOTOS", nargs="+", help="files, and folders with all that is below them")
     _store(parser, "folder of the store; made where there is none")
     _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
-    parser.add_argument("--quantise", choices=("bf16", "int8", "int4", "int2", "binary"), help="how a new store keeps "
+    parser.add_argument("--quantise", choices=QUANTISERS, help="how a new store keeps "
                         "its tokens (default: int2)")  # fmt: skip
     parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
 
@@ -314,7 +315,7 @@ def _migrate(commands: _Commands) -> None:
     parser = _command(commands, "migrate", about, _model(), _json())
     parser.add_argument("store", metavar="STORE", help="folder of the store")
     _tokens(parser, "tokens an image, of those that the model offers (default: as many as now)")
-    parser.add_argument("--quantise", choices=("bf16", "int8"), help="how to keep tokens (default: as now)")
+    parser.add_argument("--quantise", choices=QUANTISERS, help="how to keep tokens (default: as now)")
     parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
 
 

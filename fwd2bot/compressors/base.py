@@ -19,7 +19,7 @@ from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, ChatTemplate, Encoded, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.llava import LANGUAGE_LAYERS, PARTS, Llava
-from fwd2bot.losses import label_loss
+from fwd2bot.losses import autoregressive_loss
 from fwd2bot.reduction import Reduction
 
 
@@ -181,7 +181,7 @@ class Compressor(nn.Module):
         hidden = self._answer_hidden(tokens, batch)  # (N, T, D), one output for each token of text
         labelled = batch.labels[:, 1:] != IGNORED
         logits = self.llava.logits(hidden[:, :-1][labelled])
-        return label_loss(logits, batch.labels[:, 1:][labelled])
+        return autoregressive_loss(logits, batch.labels[:, 1:][labelled])
 
     def answer_logits(self, tokens: Tensor | None, batch: AnswerBatch) -> Tensor:
         """(N, T, vocabulary): what each token of text says about the next."""

@@ -66,7 +66,7 @@ class Fwd2BotCompressor(Compressor):
 
     def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, N), padded on the right to a multiple of 24 (few shapes to compile), and their mask."""
-        listed = self.llava.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        listed = self.llava.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         length = max(len(ids) for ids in listed)
         room = self.llava.context - len(self._text_prompt) - self.num_tokens - 1
         if length > room:

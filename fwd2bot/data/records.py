@@ -40,11 +40,6 @@ class Record:
     caption: str | None = None
 
     @property
-    def conversational(self) -> bool:
-        """L_AR can be taken on it."""
-        return bool(self.turns)
-
-    @property
     def paired(self) -> bool:
         """L_disc can be taken on it."""
         return self.image is not None and self.caption is not None

@@ -160,7 +160,7 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
         try:
             row = json.loads(line)
             key, text = benchmark.prediction_key(row), row["text"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wrong = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object with texts"
             raise InputError(f"Line {number} of {path} {wrong}: docs/benchmarks.md says what a line holds.") from error
         if not isinstance(text, str):

@@ -35,21 +35,18 @@ class SugarCrepe(VectorBenchmark):
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
         self.pairs = [pair for kind in KINDS for pair in _read(folder / f"{kind}.json", kind)]
-        self.filenames = list(dict.fromkeys(pair.filename for pair in self.pairs))  # each picture once, and each text
-        self.said = list(dict.fromkeys(text for pair in self.pairs for text in (pair.caption, pair.negative)))
+        self.filenames = list(dict.fromkeys(pair.filename for pair in self.pairs))  # each picture once
 
     def images(self) -> Sequence[Path | bytes]:
         return [self.folder / "val2017" / name for name in self.filenames]
 
     def texts(self) -> Sequence[str]:
-        return self.said
+        return [text for pair in self.pairs for text in (pair.caption, pair.negative)]
 
     def score(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
         row = {name: number for number, name in enumerate(self.filenames)}
-        line = {text: number for number, text in enumerate(self.said)}
         shown = images[[row[pair.filename] for pair in self.pairs]]
-        sides = ([line[pair.caption] for pair in self.pairs], [line[pair.negative] for pair in self.pairs])
-        right, wrong = (np.einsum("n...d,nd->n...", shown, texts[side]) for side in sides)
+        right, wrong = (np.einsum("n...d,nd->n...", shown, side) for side in (texts[0::2], texts[1::2]))
         if shown.ndim == 3:  # several vectors a picture: the nearest counts
             right, wrong = right.max(axis=1), wrong.max(axis=1)
         kinds = np.array([pair.kind for pair in self.pairs])

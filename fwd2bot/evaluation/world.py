@@ -96,12 +96,18 @@ def retrieval_scores(
 
 
 def scene_vectors(embedder: Embedder, scenes: Sequence[Scene]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of the scenes' pictures and of their five captions each."""
+    """Vectors of the scenes' pictures and of their five captions each.
+
+    A caption of several scenes is embedded once: in another batch it would come out a rounding apart, and chance would
+    say whose it is.
+    """
     texts = [text for scene in scenes for text in captions(scene)]
-    size = embedder.batch_size
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    once, size = list(places), embedder.batch_size
+    vectors = np.concatenate([embedder.embed_texts(once[at : at + size]) for at in range(0, len(once), size)])
     return (
         np.concatenate([embedder.embed_images(pictures(scenes[at : at + size])) for at in range(0, len(scenes), size)]),
-        np.concatenate([embedder.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)]),
+        vectors[[places[text] for text in texts]],
     )
 
 

@@ -385,9 +385,12 @@ class Store(ABC):
         names = self._lookup()
         if not len(names):
             return ", which is empty: add images with `fwd2bot compress`."
-        near = difflib.get_close_matches(asked, names.near(asked), n=1, cutoff=0.5)
+        folded = {name.casefold(): name for name in names.near(asked)}
+        near = difflib.get_close_matches(asked.casefold(), folded, n=1, cutoff=0.5)
         return (
-            f": did you mean {near[0]!r}?" if near else f": it holds {len(names)} images, the first is {names.first!r}."
+            f": did you mean {folded[near[0]]!r}?"
+            if near
+            else f": it holds {len(names)} images, the first is {names.first!r}."
         )
 
 

@@ -21,7 +21,7 @@ from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
 from fwd2bot.store.columns import fixed, offsets
 from fwd2bot.store.disk import LOCK, lock, translated
-from fwd2bot.store.names import Known, Names
+from fwd2bot.store.names import Known, Names, path_of
 from fwd2bot.store.quantise import Bytes
 from fwd2bot.store.tables import HEADER_KEY, New, schema, table_of, under_names
 
@@ -249,7 +249,7 @@ class LanceStore(Store):
                 Row(
                     name=name,
                     hash=found[i][0],
-                    path=found[i][1][name],
+                    path=path_of(found[i][1][name]),
                     fingerprint=self.header.fingerprint,
                     vector=vectors[i],
                     **figures[i],

@@ -27,6 +27,23 @@ FEW = 2**16
 Places = NDArray[np.int64]
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+_TOLD = re.compile("\0(d[89a-f][0-9a-f]{2})")
+
+
+def path_text(path: str) -> str:
+    """A path as text that Arrow can hold: what stands for a byte that is not UTF-8 becomes \\0 and its number.
+
+    No path has a \\0, so `path_of` gives every path back.
+    """
+    return path if path.isascii() else _HALF.sub(lambda half: f"\0{ord(half[0]):x}", path)
+
+
+def path_of(text: str) -> str:
+    """The path that `path_text` made this text of."""
+    return _TOLD.sub(lambda told: chr(int(told[1], 16)), text) if "\0" in text else text
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row as it is known without being read: its place in the version at hand, and its names with their paths."""
@@ -67,7 +84,8 @@ class Names:
         """Names in order, some at a time, with their paths and the places of their rows."""
         for first in range(0, len(self), BLOCK):
             chosen = self._order[first : first + BLOCK]
-            yield self._names.take(chosen).to_pylist(), self._paths.take(chosen).to_pylist(), self._places(chosen)
+            paths = [path_of(text) for text in self._paths.take(chosen).to_pylist()]
+            yield self._names.take(chosen).to_pylist(), paths, self._places(chosen)
 
     def place(self, name: str) -> int | None:
         """Of the row; None where there is no such name."""
@@ -86,7 +104,7 @@ class Names:
             if self._hashes[place].tobytes() == content:
                 part = slice(int(self._starts[place]), int(self._starts[place + 1]))
                 names, paths = self._names[part].to_pylist(), self._paths[part].to_pylist()
-                return Entry(place, dict(zip(names, paths, strict=True)))
+                return Entry(place, dict(zip(names, map(path_of, paths), strict=True)))
         return None
 
     def hash(self, place: int) -> str:
@@ -99,6 +117,7 @@ class Names:
 
     def ending(self, ending: str) -> dict[int, str]:
         """Places of the rows whose path is or ends in this, which begins with a slash; with a name of each."""
+        ending = path_text(ending)
         fits = pc.or_(pc.ends_with(self._paths, ending), pc.equal(self._paths, ending[1:]))
         chosen = self._order[np.asarray(fits)[self._order]]
         names = self._names.take(chosen).to_pylist()

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from fwd2bot.store import check
 from fwd2bot.store.base import Header, Row
+from fwd2bot.store.names import path_text
 
 HEADER_KEY = b"fwd2bot"
 New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths
@@ -40,7 +41,7 @@ def table_of(header: Header, new: list[New]) -> pa.Table:
     columns = {
         "hash": [bytes.fromhex(row.hash) for row, _ in new],
         "names": [list(names) for _, names in new],
-        "paths": [list(names.values()) for _, names in new],
+        "paths": [list(map(path_text, names.values())) for _, names in new],
         "file_bytes": [row.file_bytes for row, _ in new],
         "modified": [row.modified for row, _ in new],
         "width": [row.width for row, _ in new],
@@ -57,7 +58,7 @@ def under_names(table: pa.Table, names: list[dict[str, str]]) -> pa.Table:
     table = table.drop_columns(list(check.PARTS))
     for column, values in (
         ("names", [list(one) for one in names]),
-        ("paths", [list(one.values()) for one in names]),
+        ("paths", [list(map(path_text, one.values())) for one in names]),
     ):
         field = table.schema.field(column)
         table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))

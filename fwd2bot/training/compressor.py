@@ -30,8 +30,9 @@ from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
+from fwd2bot.evaluation.metrics import recall_at
 from fwd2bot.llava import Llava
-from fwd2bot.losses import contrastive_loss, full_precision, one_way_loss
+from fwd2bot.losses import contrastive_loss, one_way_loss
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed
@@ -267,12 +268,9 @@ def _recall(pairs: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> dic
 
     names: of the search for images by texts, and of that for texts by images where it is wanted.
     """
-    images, texts = (F.normalize(full_precision(torch.cat(side)), dim=-1) for side in zip(*pairs, strict=True))
-    scores, own = texts @ images.T, torch.arange(len(texts), device=texts.device)
-    return {
-        f"{name}_R@1_of_{len(own)}": 100.0 * (one.argmax(1) == own).double().mean().item()
-        for name, one in zip(names, (scores, scores.T), strict=False)
-    }
+    images, texts = (F.normalize(torch.cat(side).float(), dim=-1).cpu().numpy() for side in zip(*pairs, strict=True))
+    found = recall_at(images, texts, range(len(texts)), ranks=(1,)).values()
+    return {f"{name}_R@1_of_{len(texts)}": value for name, value in zip(names, found, strict=False)}
 
 
 def _first_turn(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:

@@ -15,7 +15,7 @@ from fwd2bot.data.conversations import IGNORED, encode_conversation, template_na
 from fwd2bot.data.world.patches import few_patches, patch_token_ids
 from fwd2bot.data.world.samples import Sample, draw_sample
 from fwd2bot.errors import InputError
-from fwd2bot.losses import label_loss
+from fwd2bot.losses import autoregressive_loss
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.stage import Stage, accuracy, kept_tokenizer, pad_to, turn_numbers
@@ -122,7 +122,8 @@ class LanguageStage(Stage):
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> dict[str, Tensor]:
         """Cross-entropy on answers."""
         logits, wanted = self._predict(*batch)
-        return {"loss": label_loss(logits, wanted) * distributed.share(torch.tensor(len(wanted), device=wanted.device))}
+        share = distributed.share(torch.tensor(len(wanted), device=wanted.device))
+        return {"loss": autoregressive_loss(logits, wanted) * share}
 
     def evaluate(self) -> dict[str, float]:
         """Exact answers, each token given those before it (teacher forcing), by kind, on validation scenes."""

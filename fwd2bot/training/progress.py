@@ -18,6 +18,7 @@ from fwd2bot.errors import InputError
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.distributed import tell
+from fwd2bot.wording import duration
 
 _UNITS = {"autoregressive": "L_AR", "contrastive": "L_disc"}
 
@@ -94,7 +95,7 @@ class Watch:
             words.append(f"{figures['utilisation']:.0%} of the product rate")
         done = step - self.first_step
         left = (self.config.steps - step) * (time.monotonic() - self.start) / done
-        tell(f"step {step}/{self.config.steps}  " + "  ".join(words) + f"  {_duration(left)} left")
+        tell(f"step {step}/{self.config.steps}  " + "  ".join(words) + f"  {duration(left)} left")
 
     def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows and distributed.leads():
@@ -197,11 +198,6 @@ def _wanted(library: str) -> None:
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -4,7 +4,6 @@ In torch's distributed format (DCP), so another number of processes can go on fr
 the disk and renamed; checksums stand beside them, and the one before is kept.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from fwd2bot.disk import to_disk
+from fwd2bot.disk import file_hash, to_disk
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import distributed
 from fwd2bot.training.checkpoints import DamagedError, make_newest, newest_whole, unwritable
@@ -33,7 +32,7 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
     reason = None
     try:
         save(dict(tensors), checkpoint_id=new)
-        sums = {path.name: _checksum(path) for path in sorted(new.glob(f"__{distributed.rank()}_*"))}
+        sums = {path.name: file_hash(path) for path in sorted(new.glob(f"__{distributed.rank()}_*"))}
     except Exception as error:  # torch wraps those of all processes into one that is no OSError
         reason, sums = " ".join(str(error).split())[:200], {}
     everyone = _told_to_all((reason, sums))
@@ -43,7 +42,7 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
     if distributed.leads():
         whole = {name: digest for _, part in everyone for name, digest in part.items()}
         try:
-            told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": _checksum(new / ".metadata")}}
+            told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": file_hash(new / ".metadata")}}
             (new / TOLD).write_text(json.dumps(told))
             for path in new.iterdir():
                 to_disk(path)
@@ -83,7 +82,7 @@ def _damage(path: Path) -> str | None:
     try:
         files: dict[str, str] = json.loads((path / TOLD).read_text())["files"]
         for name in sorted(files)[distributed.rank() :: distributed.count()]:
-            if _checksum(path / name) != files[name]:
+            if file_hash(path / name) != files[name]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return str(error)
@@ -96,8 +95,3 @@ def _told_to_all(said: Any) -> list[Any]:
     if distributed.count() > 1:
         dist.all_gather_object(everyone, said)
     return everyone
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
