@@ -126,7 +126,7 @@ def test_methods_are_told_in_columns(run: Run) -> None:
     assert heads.split()[:5] == ["method", "trained", "question", "storable", "source"]
     assert [line.split()[0] for line in lines] == list(CATALOGUE)
     (identity,) = (line for line in lines if line.startswith("identity "))
-    assert identity.split() == ["identity", "no", "no", "no", "2310.03744", "576"]
+    assert identity.split() == ["identity", "no", "no", "yes", "2310.03744", "576"]
     assert identity.index("576") == heads.index("tokens")
 
 

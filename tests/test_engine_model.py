@@ -94,8 +94,8 @@ def test_a_text_that_is_too_long_leaves_the_others_their_results(model: Fwd2Bot,
     assert "too long" in (found[1].error or "")
 
 
-def test_compress_refuses_a_model_that_keeps_every_visual_token(tmp_path: Path) -> None:
+def test_compress_refuses_a_model_that_reduces_while_it_answers(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    plain = Fwd2Bot(tiny_compressor("identity", num_tokens=16), name="plain")
-    with pytest.raises(InputError, match="plain makes no rows that are worth keeping"):
-        compress_images(plain, [tmp_path / "a.png"], tmp_path / "s")
+    inside = Fwd2Bot(tiny_compressor("fastv", num_tokens=4, adapters="none"), name="inside")
+    with pytest.raises(InputError, match="inside makes no rows to keep"):
+        compress_images(inside, [tmp_path / "a.png"], tmp_path / "s")

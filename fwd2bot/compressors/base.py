@@ -107,7 +107,7 @@ class Compressor(nn.Module):
 
     @property
     def storable(self) -> bool:
-        """The tokens are worth keeping: small, and the same for every question."""
+        """The tokens are there before any question, and the same for each."""
         return self.method.storable
 
     @property

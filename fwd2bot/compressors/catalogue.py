@@ -65,7 +65,7 @@ class Method:
     class_name: of its class, in the module of the method's name. source: arXiv id; None: of no paper.
     trained: it has weights of its own, or is defined by a training; a method without works on any LLaVA as it is.
     needs_question: what an answer is read from depends on the question, in compress() or later.
-    storable: the tokens are worth keeping: small, and the same for every question.
+    storable: the tokens are there before any question, and the same for each.
     embeds_text: compress_text() and embed_rows() give comparable vectors.
     answers: questions can be answered from the tokens; else they are vectors to search by, and nothing more.
     counts: the numbers of tokens that it can give on a grid of so many visual tokens a side; None: any.
@@ -108,7 +108,7 @@ class Method:
 
 CATALOGUE = {
     "fwd2bot": Method("Fwd2BotCompressor", "2503.21757", trained=True, embeds_text=True),
-    "identity": Method("Identity", "2310.03744", every_token, storable=False),
+    "identity": Method("Identity", "2310.03744", every_token),
     "average_pool": Method("AveragePool", None, squares),
     "downsample": Method("Downsample", None, squares),
     "single_forward": Method("SingleForward", "2503.21757", trained=True, embeds_text=True),
