@@ -1,10 +1,13 @@
 """Near-duplicates against every pair in plain loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from store_rows import WIDTH, make_row, name_only, new_store
 
 from fwd2bot.errors import InputError
+from fwd2bot.store import duplicates as module
 from fwd2bot.store.duplicates import duplicates
 
 
@@ -49,6 +52,19 @@ def test_groups_are_those_of_all_pairs(store, monkeypatch, above, panel):
         inside = [score for pair, score in scores.items() if set(pair) <= set(group.images)]
         assert group.score == pytest.approx(min(inside), abs=1e-6)
     assert [group.score for group in found] == sorted((group.score for group in found), reverse=True)
+
+
+def test_memory_is_bounded_however_many_are_alike(tmp_path, monkeypatch):
+    store = new_store(tmp_path / "s")
+    one = make_row("one").vector
+    store.add([make_row(f"{i:04}", vector=one) for i in range(700)])  # 244,650 pairs
+    monkeypatch.setattr(module, "PAIRS", 64)
+    tracemalloc.start()
+    (group,) = duplicates(store, 0.99, panel=1 << 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(group.images) == 700
+    assert peak < 4 << 20  # the pairs alone would be 25 MB
 
 
 @pytest.mark.parametrize("above", [0.0, -0.1, 1.01, float("nan")])

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
 from fwd2bot.store.base import Floats, Store
 
-PANEL = 1 << 26  # bytes of vectors that all others are held against at once
+PANEL = 1 << 26  # bytes of vectors that all others are held against at once, and of their cosines
+PAIRS = 4096  # whose cosines are taken exactly at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,54 +27,69 @@ def duplicates(
 ) -> list[Group]:
     """Groups of images with a cosine of at least `above`, the most alike first. Names of one content are one image.
 
-    Every pair is compared, in blocks: memory is bounded by `panel` bytes and the names; time grows with the square.
-    Raises InputError where `above` is not between 0 and 1.
+    Every pair is compared, in blocks: memory is bounded by a few times `panel` bytes and the names, however many
+    pairs there are; time grows with the square. Raises InputError where `above` is not between 0 and 1.
     """
     if not 0 < above <= 1:
         raise InputError(f"--above must be more than 0 and at most 1, not {above}: 0.98 is a good start.")
-    parent: list[int] = []
-    names: list[str] = []
-    pairs: list[tuple[int, int, float]] = []
-    total = len(store)
+    near, names, total = _Near(), list[str](), len(store)
     for first, left in _panels(store, panel):
         for start, block_names, right in _blocks(store):
             if start + len(right) <= first:
                 continue
             if first == 0:
                 names += block_names
-                parent += range(start, start + len(right))
-            pairs += _near(first, left, start, right, above)
+            rows = max(1, panel // (4 * len(right)))
+            for begin in range(0, len(left), rows):
+                near.take(first + begin, left[begin : begin + rows], start, right, above)
         if progress is not None:
             progress(first + len(left), total)
-    return _groups(names, pairs, parent)
+    return near.groups(names)
 
 
-def _near(first: int, left: Floats, start: int, right: Floats, above: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs (i < j) of positions in the store, and their cosine."""
-    rough = left @ right.T
-    for i, j in np.argwhere(rough >= above - 1e-5):
-        if first + i < start + j:
-            score = float(np.round(left[i].astype(np.float64) @ right[j].astype(np.float64), 9))
-            if score >= above:
-                yield first + int(i), start + int(j), score
+class _Near:
+    """Places in the store that are joined, pair by pair; no pair is kept."""
 
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}  # of what has a near one
+        self._lowest: dict[int, float] = {}  # of a root: the lowest cosine of a pair in its group
 
-def _groups(names: list[str], pairs: list[tuple[int, int, float]], parent: list[int]) -> list[Group]:
-    def root(place: int) -> int:
+    def take(self, first: int, left: Floats, start: int, right: Floats, above: float) -> None:
+        """Joins what is near: rows of `left` stand from `first` on in the store, those of `right` from `start` on."""
+        rough = left @ right.T
+        found = np.argwhere(rough >= above - 1e-5)
+        found = found[first + found[:, 0] < start + found[:, 1]]
+        for pairs in (found[begin : begin + PAIRS] for begin in range(0, len(found), PAIRS)):
+            for (i, j), score in zip(pairs.tolist(), _cosines(left, right, pairs), strict=True):
+                if score >= above:
+                    self._join(first + i, start + j, score)
+
+    def groups(self, names: list[str]) -> list[Group]:
+        members: dict[int, set[str]] = defaultdict(set)
+        for place in list(self._parent):
+            members[self._root(place)].add(names[place])
+        groups = [Group(images=sorted(images), score=self._lowest[root]) for root, images in members.items()]
+        return sorted(groups, key=lambda group: (-group.score, group.images))
+
+    def _join(self, one: int, other: int, score: float) -> None:
+        root, gone = self._root(one), self._root(other)
+        self._parent[gone] = root
+        self._lowest[root] = min(self._lowest.get(root, 1.0), self._lowest.get(gone, 1.0), score)
+
+    def _root(self, place: int) -> int:
+        parent = self._parent
+        parent.setdefault(place, place)
         while parent[place] != place:
             parent[place] = parent[parent[place]]
             place = parent[place]
         return place
 
-    for i, j, _ in pairs:
-        parent[root(j)] = root(i)
-    members: dict[int, set[str]] = defaultdict(set)
-    lowest: dict[int, float] = defaultdict(lambda: 1.0)
-    for i, j, score in pairs:
-        members[root(i)] |= {names[i], names[j]}
-        lowest[root(i)] = min(lowest[root(i)], score)
-    groups = [Group(images=sorted(images), score=lowest[key]) for key, images in members.items()]
-    return sorted(groups, key=lambda group: (-group.score, group.images))
+
+def _cosines(left: Floats, right: Floats, pairs: NDArray[np.intp]) -> list[float]:
+    """Of (n, 2) pairs of rows; the same for equal vectors, wherever they stand."""
+    one, other = left[pairs[:, 0]].astype(np.float64), right[pairs[:, 1]].astype(np.float64)
+    scores: list[float] = np.round((one * other).sum(axis=1), 9).tolist()
+    return scores
 
 
 def _blocks(store: Store) -> Iterator[tuple[int, list[str], Floats]]:
