@@ -51,14 +51,11 @@ class Canned:
         folder, place = divmod(index, len(self.files))
         return f"{folder:03}/{self.files[place].name}" if folder else self.files[place].name
 
-    def image(self, index: int) -> dict[str, Any]:
-        name = self.name(index)
-        size = self.files[index % len(self.files)].stat().st_size
-        return {**self.named(name), "width": 192, "height": 192, "file_bytes": size}
-
-    def named(self, name: str) -> dict[str, Any]:
+    def image(self, name: str) -> dict[str, Any]:
         picture = None if name in self.gone else f"/album/picture?image={quote(name, safe='')}"
-        return {"image": name, "url": f"fwd2bot://{quote(name)}", "picture": picture}
+        size = (ALBUM / Path(name).name).stat().st_size
+        told = {"image": name, "url": f"fwd2bot://{quote(name)}", "picture": picture}
+        return {**told, "width": 192, "height": 192, "file_bytes": size, "row_bytes": 9216, "tokens": TOKENS}
 
     def page(self, asked: dict[str, str]) -> dict[str, Any]:
         indices = list(range(self.count))
@@ -66,7 +63,7 @@ class Canned:
             indices = [index for index in indices if fnmatch.fnmatchcase(self.name(index), asked["path"])]
         start = int(asked["offset"])
         shown = indices[start : start + int(asked["limit"])]
-        return {"total": len(indices), "images": [self.image(index) for index in shown]}
+        return {"total": len(indices), "images": [self.image(self.name(index)) for index in shown]}
 
     def search(self, body: dict[str, Any]) -> dict[str, Any]:
         """By words: 0.80, 0.75 ... of the images whose caption has them all; by a picture: it, then all others."""
@@ -79,7 +76,7 @@ class Canned:
             base64.b64decode(body["like"].partition("base64,")[2], validate=True)
             names = names[::-1]
         scores = [round(0.8 - 0.05 * place, 2) for place in range(len(names))]
-        found = [{**self.named(name), "score": score} for name, score in zip(names, scores, strict=True)]
+        found = [{**self.image(name), "score": score} for name, score in zip(names, scores, strict=True)]
         return {"results": found[: body["top"]]}
 
     def attention(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def test_result_of_a_search_shows_its_bytes(visit: Open) -> None:
     until(page, "document.querySelectorAll('.tile').length === 1")
     open_image(page, "crown.png")
     wait_for_text(page, "#file-size", "192 × 192")
+    assert page.locator("#row-size").inner_text() == "9.2 KB, 4 tokens"
 
 
 def test_answer_streams_about_the_image(visit: Open) -> None:
@@ -217,6 +218,8 @@ def test_several_images_are_asked_one_by_one_and_have_their_own_log(visit: Open)
     for name in ("camel.png", "cake.png"):
         page.get_by_role("option", name=name).click(modifiers=["Control"])
     wait_for_text(page, "#panel-title", "3 images")
+    size = sum((ALBUM / f"{name}.png").stat().st_size for name in ("crown", "camel", "cake"))
+    wait_for_text(page, "#sum", f"Rows 27.6 KB, 12 tokens; files {size / 1000:.1f} KB")
     assert page.locator(".entry").count() == 0
     ask(page, "three?")
     until(page, "document.querySelectorAll('.answer .link').length === 3")

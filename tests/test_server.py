@@ -78,12 +78,15 @@ def test_files_that_were_tidied_away_are_opened_again(client, served, tmp_path):
     assert "rows of another kind now" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
 
 
-def test_images_come_page_by_page(client):
+def test_images_come_page_by_page(client, tmp_path):
     whole = client.get("/album/images").json()
     assert whole["total"] == 3
     assert [one["image"] for one in whole["images"]] == ["fox.png", "more/flag.png", "sea.png"]
     assert whole["images"][1]["url"] == "fwd2bot://more/flag.png"
-    assert {name: whole["images"][0][name] for name in ("width", "height")} == {"width": 16, "height": 16}
+    shown = {name: whole["images"][0][name] for name in ("width", "height", "file_bytes", "row_bytes", "tokens")}
+    figures, size = client.get("/album").json(), (tmp_path / "photos/fox.png").stat().st_size
+    rows = {"row_bytes": figures["bytes_per_row"], "tokens": figures["num_tokens"]}
+    assert shown == {"width": 16, "height": 16, "file_bytes": size, **rows}
     part = client.get("/album/images?offset=1&limit=1").json()
     assert part == {"total": 3, "images": whole["images"][1:2]}
     assert [one["image"] for one in client.get("/album/images?path=*/f*").json()["images"]] == ["more/flag.png"]
@@ -120,6 +123,22 @@ def test_only_names_of_the_album_are_pictures(client, name):
     told(client.get(f"/album/picture?image={name}"), 404)
 
 
+def test_where_the_files_lie_is_not_told(client, tmp_path):
+    (tmp_path / "photos/fox.png").unlink()
+    for path, body in (
+        ("/album/images", None),
+        ("/album/picture?image=fox.png", None),
+        ("/album/picture?image=none.png", None),
+        ("/album/search", {"image": "none.png"}),
+        ("/album/search", {"query": "a blue sea"}),
+        ("/album/search", {"like": "../none.png"}),
+        ("/v1/chat/completions", chat(url="fwd2bot://none.png")),
+        ("/v1/chat/completions", chat(url="none.png")),
+    ):
+        answer = client.get(path) if body is None else client.post(path, json=body)
+        assert str(tmp_path) not in answer.text
+
+
 def test_no_folder_given_no_picture_shown(tmp_path):
     with opened(tmp_path, images=[]) as served, client_of(served) as client:
         assert {one["picture"] for one in client.get("/album/images").json()["images"]} == {None}
@@ -132,8 +151,8 @@ def test_search_by_text_by_picture_and_by_image(client):
         assert len(results) == 2
         assert results[0]["image"] == "sea.png"
         assert results[0]["score"] == pytest.approx(1, abs=1e-4)
-        assert results[0]["url"] == "fwd2bot://sea.png"
-        assert results[0]["picture"] == "/album/picture?image=sea.png"
+        listed = {one["image"]: one for one in client.get("/album/images").json()["images"]}
+        assert results == [{**listed[one["image"]], "score": one["score"]} for one in results]
     near = client.post("/album/search", json={"image": "sea.png", "cutoff": 0.9}).json()["results"]
     assert [one["image"] for one in near] == ["sea.png"]
 

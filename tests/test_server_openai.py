@@ -1,8 +1,11 @@
 """OpenAI's end points, asked by OpenAI's own client through a socket."""
 
+import json
 import re
+import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,9 @@ import pytest
 from serving import chat, client_of, data_url, on_a_port, opened
 
 from fwd2bot.engine import ask
+from fwd2bot.server import run
 from fwd2bot.server.messages import IGNORED, WITHOUT_EFFECT
+from fwd2bot.server.replies import Limits
 
 QUESTION = "each ?"
 
@@ -173,6 +178,8 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(client, fields, says):
         ("inside.png", 200, "red"),
         ("more", 404, "There is no picture 'more'"),
         ("a\0b", 404, "There is no picture"),
+        ("file://[::1", 404, "There is no picture"),
+        ("file://elsewhere/fox.png", 404, "There is no picture"),
     ],
 )
 def test_pictures_that_may_not_be_read_are_refused(client, served, url, status, says):
@@ -235,6 +242,20 @@ def test_embeddings_that_cannot_be_made_are_refused(client, fields, says):
     with pytest.raises(openai.BadRequestError) as refused:
         client.post("/embeddings", body={"model": "fake", **fields}, cast_to=object)
     assert says in refused.value.body["message"]
+
+
+def test_embeddings_of_many_pictures_take_no_longer_than_one_answer_may(tmp_path):
+    with opened(tmp_path, limits=Limits(seconds=0.3)) as served, client_of(served) as client:
+        slow, at_once = served.model.compress, time.monotonic()
+
+        def compress(*given, **options):
+            time.sleep(0.1)
+            return slow(*given, **options)
+
+        served.model.compress = compress
+        refused = client.post("/v1/embeddings", json={"model": "fake", "input": [data_url("red")] * 60})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+        assert time.monotonic() - at_once < 3
 
 
 def test_without_the_token_nothing_is_told(address):
@@ -300,6 +321,44 @@ def test_code_of_the_documents_runs(address, capsys, monkeypatch):
     names["client"].close()
     assert capsys.readouterr().out == "red"
     assert len(names["vector"]) == 8
+
+
+def test_who_connects_and_asks_for_nothing_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SILENCE", 0.5)
+    with opened(tmp_path) as served, on_a_port(served) as address:
+        host, port = address.removeprefix("http://").split(":")
+
+        def connected(said):
+            connection = socket.create_connection((host, int(port)), timeout=30)
+            connection.sendall(said)
+            return connection
+
+        asked = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        silent, half, asking = connected(b""), connected(asked[:-2]), connected(asked)
+        again = connected(asked + asked[:-2])
+        served.model.may_go_on.clear()
+        body = json.dumps(chat()).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        running = connected(head.encode() + body)
+
+        def told(connection):
+            said = connection.recv(1000)
+            while not said.endswith(b"}"):
+                said += connection.recv(1000) or b"}"
+            return said
+
+        for _ in range(10):
+            assert told(asking).startswith(b"HTTP/1.1 200")
+            time.sleep(0.1)
+            asking.sendall(asked)
+        assert told(again).startswith(b"HTTP/1.1 200")
+        for one in (silent, half, again):
+            with suppress(ConnectionResetError):
+                assert one.recv(1000) == b""
+        served.model.may_go_on.set()
+        assert told(running).startswith(b"HTTP/1.1 200")
+        for one in (silent, half, again, asking, running):
+            one.close()
 
 
 def test_a_stopping_server_finishes_what_runs(tmp_path):

@@ -73,56 +73,52 @@ class Album:
         try:
             return self.store.get([image])[0]
         except InputError as error:
-            raise RequestError(404, str(error), code="image_not_found") from None
+            told = str(error).replace(str(self.store.path), self.store.path.name)  # where it lies is nobody's business
+            raise RequestError(404, told, code="image_not_found") from None
 
     def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
         """A page of the images whose names fit a pattern (* and ?), by name."""
         names = self.store.names()
         if pattern is not None:
             names = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        shown = [
+        return {"total": len(names), "images": self._shown(names[offset : offset + limit])}
+
+    def search(self, vector: Floats, top: int, cutoff: float | None) -> dict[str, Any]:
+        """The nearest images to a unit vector, down to a cosine of `cutoff`, as `images` tells them, with scores."""
+        found = [one for one in self.store.search(vector, top) if cutoff is None or one[1] >= cutoff]
+        shown = self._shown([name for name, _ in found])
+        return {"results": [{**one, "score": round(score, 6)} for one, (_, score) in zip(shown, found, strict=True)]}
+
+    def _shown(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What a person sees of images: where they are, and what they take as files and as rows."""
+        header = self.store.header
+        return [
             {
                 "image": row.name,
                 "url": url_of(row.name),
                 "width": row.width,
                 "height": row.height,
                 "file_bytes": row.file_bytes,
-                "picture": self.picture_url(row.name),
+                "row_bytes": header.bytes_per_row,
+                "tokens": header.num_tokens,
+                "picture": None if self._file(row) is None else f"/album/picture?image={quote(row.name, safe='')}",
             }
-            for row in self.store.get(names[offset : offset + limit])
+            for row in self.store.get(names, num_tokens=1)
         ]
-        return {"total": len(names), "images": shown}
 
-    def search(self, vector: Floats, top: int, cutoff: float | None) -> dict[str, Any]:
-        """The nearest images to a unit vector, down to a cosine of `cutoff`."""
-        return {
-            "results": [
-                {"image": name, "url": url_of(name), "score": round(score, 6), "picture": self.picture_url(name)}
-                for name, score in self.store.search(vector, top)
-                if cutoff is None or score >= cutoff
-            ]
-        }
-
-    def picture_url(self, name: str) -> str | None:
-        """Where its picture is shown; None where its file may not be, or is not there."""
-        return None if self.file(name) is None else f"/album/picture?image={quote(name, safe='')}"
-
-    def file(self, name: str) -> Path | None:
-        """Its file, where that is there and may be shown."""
-        _, path = self.store.owner(name) or ("", "")
-        return self.folders.find(path) if Path(path).is_absolute() else None
+    def _file(self, row: Row) -> Path | None:
+        """The file of an image, where that is there and may be shown."""
+        return self.folders.find(row.path) if Path(row.path).is_absolute() else None
 
     def picture_file(self, image: str) -> tuple[Path, str]:
         """The file of an image, and the hash of what was compressed. Raises RequestError where it may not be shown."""
-        try:
-            name = self.store.find(image)
-        except InputError as error:
-            raise RequestError(404, str(error), code="image_not_found") from None
-        found = self.file(name)
+        row = self.row(image)
+        found = self._file(row)
         if found is None:
-            raise RequestError(404, f"The file of {name!r} is not there, or in no folder that this server may show.")
-        key, _ = self.store.owner(name) or ("", "")
-        return found, key
+            raise RequestError(
+                404, f"The file of {row.name!r} is not there, or in no folder that this server may show."
+            )
+        return found, row.hash
 
 
 def opened_picture(file: tuple[Path, str]) -> Picture:

@@ -5,7 +5,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,7 +18,16 @@ from fwd2bot.images import Picture
 from fwd2bot.server.album import Floats
 from fwd2bot.server.batching import Answered
 from fwd2bot.server.messages import ChatRequest
-from fwd2bot.server.replies import RequestError, as_request_error, error_body, finished, read_json, text_of, too_slow
+from fwd2bot.server.replies import (
+    RequestError,
+    as_request_error,
+    error_body,
+    finished,
+    read_json,
+    text_of,
+    too_slow,
+    within,
+)
 from fwd2bot.server.served import Served, served
 from fwd2bot.store import Row
 from fwd2bot.store.urls import SCHEME
@@ -116,23 +125,24 @@ async def embeddings(request: Request) -> Response:
     if body.get("dimensions") not in (None, at.model.width):
         raise RequestError(400, f'Vectors have {at.model.width} numbers here; leave "dimensions" out.')
     inputs = _inputs(body, at)
-    vectors: list[Floats | None] = [None] * len(inputs)
-    texts = [place for place, one in enumerate(inputs) if not _is_picture(one)]
-    if texts:
-        found = await finished(request, at.worker.embed([inputs[place] for place in texts]), at.limits)
-        for place, vector in zip(texts, found, strict=True):
-            vectors[place] = vector
-    for place, one in enumerate(inputs):
-        if _is_picture(one):
-            vectors[place] = await at.vector(request, await at.image(one))
+    vectors = await within(at.limits, _vectors(request, at, inputs))
     count = sum(at.num_tokens if _is_picture(one) else at.model.count_tokens(one) for one in inputs)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, encoding)}
         for index, vector in enumerate(vectors)
-        if vector is not None
     ]
     usage = {"prompt_tokens": count, "total_tokens": count}
     return JSONResponse({"object": "list", "data": data, "model": at.model.name, "usage": usage})
+
+
+async def _vectors(request: Request, at: Served, inputs: Sequence[str]) -> list[Floats]:
+    """One of each input: texts together, pictures one after the other, so that one is in memory at a time."""
+    texts = [one for one in inputs if not _is_picture(one)]
+    of_texts: Iterator[Floats] = iter(())
+    if texts:
+        found = await finished(request, at.worker.embed(texts), at.limits)
+        of_texts = iter(found)
+    return [await at.vector(request, await at.image(one)) if _is_picture(one) else next(of_texts) for one in inputs]
 
 
 def _inputs(body: dict[str, Any], at: Served) -> list[str]:

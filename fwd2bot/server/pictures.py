@@ -54,10 +54,7 @@ def picture_of(url: str, folders: Folders, max_pixels: int) -> Picture:
         raise RequestError(400, "This server fetches nothing from the net: send the picture as a data URL.")
     if scheme not in ("", "file"):
         raise RequestError(400, f"{url[:80]!r} cannot be read: give a fwd2bot://, data: or file:// URL.")
-    path = url
-    if scheme == "file":
-        parts = urlsplit(url)
-        path = unquote(parts.path) if parts.netloc in ("", "localhost") else ""
+    path = _path(url) if scheme == "file" else url
     found = folders.find(path) if path else None
     if found is None:
         raise RequestError(404, f"There is no picture {path[:200]!r} below the folders that this server may read.")
@@ -71,6 +68,15 @@ def thumbnail(picture: Picture, size: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def _path(url: str) -> str:
+    """Of a file:// URL of this machine; else nothing."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of an address in brackets
+        return ""
+    return unquote(parts.path) if parts.netloc in ("", "localhost") else ""
 
 
 def _data(url: str) -> bytes:

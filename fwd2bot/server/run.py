@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -21,6 +22,8 @@ from fwd2bot.server.served import Served
 GRACE = 30.0
 """Seconds that what runs may still take once the server was told to stop."""
 CONNECTIONS = 1024
+SILENCE = 60.0
+"""Seconds that a connection may be there without a whole request, or without taking what it was sent."""
 
 
 def is_loopback(host: str) -> bool:
@@ -63,12 +66,14 @@ class Stoppable(uvicorn.Server):
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
+            http="h11",  # whose connections `_close_silent` knows
             ws="none",
         )
         super().__init__(config)
         self._served = served
         self._began: Callable[[], None] = lambda: None
         self._until = math.inf
+        self._silent: dict[Any, tuple[object, float]] = {}  # connections, after which request, since when
 
     def serve_on(self, listening: socket.socket, began: Callable[[], None] = lambda: None) -> None:
         """Serves until it is told to stop; calls `began` when it can be asked."""
@@ -92,6 +97,23 @@ class Stoppable(uvicorn.Server):
         self.stop()
 
     async def on_tick(self, counter: int) -> bool:
+        self._close_silent()
         ended = await super().on_tick(counter)
         drained = not self._served.requests or time.monotonic() > self._until
         return ended or (self._served.stopping and drained)
+
+    def _close_silent(self) -> None:
+        """Connections that ask for nothing would take the places of others; uvicorn sees to the idle ones alone."""
+        now, before = time.monotonic(), self._silent
+        self._silent = {}
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            last = connection.cycle  # the request that it made last
+            if last is not None and not last.response_complete:
+                continue
+            seen, since = before.get(connection, (last, now))
+            if seen is not last:
+                since = now
+            self._silent[connection] = (last, since)
+            if now - since > SILENCE:
+                connection.transport.abort()

@@ -247,9 +247,12 @@ function showSelection() {
   if (images.length === 0) return showSheet(false);
   at("panel-title").textContent = images.length === 1 ? images[0].image : `${images.length} images`;
   at("one").hidden = images.length > 1;
-  at("several").hidden = images.length === 1;
+  at("several").hidden = at("sum").hidden = images.length === 1;
   if (images.length === 1) safely(showOne)(images[0]);
-  else at("several").replaceChildren(...images.map(chosenTile));
+  else {
+    at("several").replaceChildren(...images.map(chosenTile));
+    showSum(images);
+  }
   chat.show(images);
   return undefined;
 }
@@ -269,9 +272,8 @@ async function showOne(image) {
   at("picture").removeAttribute("src");
   at("picture").alt = image.image;
   at("picture").onerror = () => (at("frame").hidden = true);
-  at("sizes").hidden = true;
   at("caption").textContent = "…";
-  safely(showSizes)(image, gone);
+  showSizes(image);
   const source = image.picture && (await pictureSource(`${image.picture}&size=640`));
   if (gone()) return;
   if (source) at("picture").src = source;
@@ -279,25 +281,21 @@ async function showOne(image) {
   if (!gone()) at("caption").textContent = at("picture").alt = caption;
 }
 
-async function showSizes(image, gone) {
-  const { width, height, file_bytes: file } = await describe(image);
-  if (gone()) return;
-  const row = album.bytes_per_row;
+function showSizes(image) {
+  const { width, height, file_bytes: file, row_bytes: row, tokens } = image;
   const most = Math.max(row, file);
   at("row-bar").style.width = `${(100 * row) / most}%`;
   at("file-bar").style.width = `${(100 * file) / most}%`;
-  at("row-size").textContent = `${bytes(row)}, ${album.num_tokens} tokens`;
+  at("row-size").textContent = `${bytes(row)}, ${tokens} tokens`;
   at("file-size").textContent = `${bytes(file)}, ${width} × ${height}`;
   at("frame").style.setProperty("--ratio", width / height);
-  at("sizes").hidden = false;
 }
 
-// A search tells no sizes, so they are looked up in the list.
-async function describe(image) {
-  if (image.width) return image;
-  const path = image.image.replace(/[*?[]/g, "?");
-  const { images } = await getJson(`/album/images?${new URLSearchParams({ offset: 0, limit: 60, path })}`);
-  return images.find((one) => one.image === image.image) ?? image;
+// What all selected images take together.
+function showSum(images) {
+  const sum = (name) => images.reduce((total, image) => total + image[name], 0);
+  const rows = `${bytes(sum("row_bytes"))}, ${sum("tokens").toLocaleString("en")} tokens`;
+  at("sum").textContent = `Rows ${rows}; files ${bytes(sum("file_bytes"))}`;
 }
 
 function chosenTile(image) {
