@@ -1,6 +1,7 @@
 """What is printed beside the answers: progress, durations; and the demo."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from cli_run import Run
 from fake_model import picture
 
 from fwd2bot.cli import demo
-from fwd2bot.cli.output import ProgressLine, print_json
+from fwd2bot.cli.output import ProgressLine, duration, plural, print_json
+from fwd2bot.cli.parser import make_parser
 from fwd2bot.store import Store
 
 
@@ -23,6 +25,17 @@ def test_progress_is_plain_lines_now_and_then_where_nobody_watches(
         now[0] += 0.5
         progress(done, 20)
     assert capsys.readouterr().err == "compressed 10 of 20 images (2 a second, 5.0 s left)\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7322, "2 h 2 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plural() -> None:
+    assert [plural(count, "image") for count in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
 
 
 def test_print_json_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +71,19 @@ def test_demo_shows_the_main_job_and_leaves_nothing_behind(run: Run, sample: Pat
     assert len(ran.out.splitlines()) <= 55
     assert max(map(len, ran.out.split("try next")[0].splitlines())) <= 80
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_commands_that_the_demo_names_next_do_what_they_say(run: Run, sample: Path, tmp_path: Path) -> None:
+    for store in (None, "kept.store"):
+        told = run("demo", *(["--store", store] if store else [])).out.split("try next\n")[1]
+        commands = [shlex.split(line, comments=True) for line in told.splitlines()]
+        commands = [one[one.index("fwd2bot") + 1 :] if "fwd2bot" in one else one[1:] for one in commands]
+        assert [one[0] for one in commands] == [*(() if store else ("compress",)), "ask", "search", "serve", "--help"]
+        for command in commands[:-2]:
+            assert run(*command).code == 0
+        served = make_parser().parse_args(commands[-2])
+        assert Store.exists(served.store)
+        assert [Path(folder).resolve() for folder in served.images] == ([] if store else [sample.resolve()])
 
 
 def test_demo_keeps_the_store_that_is_asked_for(run: Run, sample: Path) -> None:

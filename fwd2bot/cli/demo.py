@@ -16,10 +16,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import ProgressLine, note
+from fwd2bot.cli.output import ProgressLine, duration, note, plural
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
-from fwd2bot.wording import duration, plural
 
 if TYPE_CHECKING:
     from fwd2bot.engine import Model
@@ -157,11 +156,13 @@ def _next(album: Path, store: str | None) -> None:
     program = _program()
     kept = store or "album.store"
     first = [] if store else [f"{program} compress {_short(album)} --store {kept}"]
+    shown = "" if store else f" --images {_short(album)}"  # of a store that is kept the pictures are deleted
     _title("try next")
     for line in [
         *first,
         f'{program} ask "what is at the top left?" --store {kept} --all',
         f'{program} search "a lion" --store {kept} --top 3',
+        f"{program} serve {kept}{shown}   # a page to look at, http://127.0.0.1:8000",
         f"{program} --help",
     ]:
         print(line)

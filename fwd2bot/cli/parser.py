@@ -9,8 +9,8 @@ from typing import NoReturn, TypeAlias
 from fwd2bot import __version__
 from fwd2bot.evaluation.catalogue import CATALOGUE
 
-QUANTISERS = ("bf16", "int8", "int4", "int2", "binary")
 ABOUT = "Compress each image into a handful of tokens once; answer, caption and search from those tokens ever after."
+QUANTISERS = ("bf16", "int8", "int4", "int2", "binary")
 ALL_EXAMPLES = """\
   fwd2bot demo
   fwd2bot compress PHOTOS --store album.store
@@ -232,8 +232,7 @@ def _compress(commands: _Commands) -> None:
     parser.add_argument("paths", metavar="PHOTOS", nargs="+", help="files, and folders with all that is below them")
     _store(parser, "folder of the store; made where there is none")
     _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
-    parser.add_argument("--quantise", choices=QUANTISERS, help="how a new store keeps "
-                        "its tokens (default: int2)")  # fmt: skip
+    parser.add_argument("--quantise", choices=QUANTISERS, help="how a new store keeps its tokens (default: int2)")
     parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
 
 
