@@ -22,17 +22,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ending import add_options, end
+
 from fwd2bot.data.conversations import Encoded
 from fwd2bot.engine import ask, caption, compress_images, search
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.model import BUNDLED, Fwd2Bot, load
-from fwd2bot.provenance import provenance
 from fwd2bot.server.batching import Worker
 from fwd2bot.store import Store
 from fwd2bot.store.urls import url_of
@@ -231,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of load; 300 for the real test")
     parser.add_argument("--answers", type=int, default=128, help="in a round of batching")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print nothing but the JSON")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    add_options(parser)
     options = parser.parse_args(arguments)
     try:
         if min(options.clients, options.rounds, options.answers, options.seconds) < 1:
@@ -248,14 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code
-    date = datetime.now(UTC).date().isoformat()
-    result = {"model": model.name, "date": date, **provenance(), "batching": figures, "load": loaded}
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if not options.json:
-        print(told(result))
-    print(json.dumps(result))
+    end(options, {"model": model.name, "batching": figures, "load": loaded}, told)
     return 1 if loaded["wrong"] or loaded["failed"] or not loaded["answers"] else 0
 
 

@@ -18,15 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from ending import add_options, end
 from numpy.typing import NDArray
 
 from fwd2bot.ingest import COMMIT_ROWS
-from fwd2bot.provenance import provenance
 from fwd2bot.store import Row, Store
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -167,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--folder", type=Path, help="where stores are made and left (default: a temporary one)")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    add_options(parser)
     parser.add_argument("--part", choices=("fill", "search"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
@@ -178,20 +177,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = []
         for rows in options.rows:
             sizes.append(measured(options.folder or Path(temporary), rows))
-            print(told(sizes[-1]), flush=True)
+            print(told(sizes[-1]), file=sys.stderr, flush=True)
     result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        **provenance(),
         "tokens": TOKENS,
         "width": WIDTH,
         "top": TOP,
         "goals": GOALS,
         "sizes": sizes,
     }
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    end(options, result, lambda result: "\n".join(map(told, result["sizes"])))
     return 0
 
 

@@ -5,28 +5,26 @@
 
 Steps of the configuration itself, on scenes of the generated world, then pass 1 alone without gradients. A share is
 FLOPs of the model's products (what gradient checkpointing computes again does not count) over the rate of a large
-bfloat16 product, measured before and after. Standard output ends with one line of JSON.
+bfloat16 product, measured before and after. Standard output ends with one line of JSON (--json: nothing else).
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from ending import add_options, end
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.llava import Llava
-from fwd2bot.provenance import provenance
 from fwd2bot.training.compressor import CompressorStage
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.loop import Job, moved
@@ -187,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="steps that are timed")
     parser.add_argument("--compile", action="store_true", help="torch.compile, whatever the configuration says")
     parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    add_options(parser)
     options = parser.parse_args(arguments)
     try:
         if min(options.steps, 1 if options.rows is None else options.rows) < 1:
@@ -209,15 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code
-    told_of = {"config": options.config.as_posix(), "rows": config.batch_size, "random": options.random}
-    result = {**told_of, "date": datetime.now(UTC).date().isoformat(), **provenance(), **figures}
+    figures |= {"config": options.config.as_posix(), "rows": config.batch_size, "random": options.random}
     if torch.cuda.is_available():
-        result["machine"] = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(told(result))
-    print(json.dumps(result))
+        figures["machine"] = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    end(options, figures, told)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_model import LONGEST, FakeModel, OtherModel, picture
+from fake_model import COLOURS, LONGEST, FakeModel, OtherModel, picture
 from PIL import Image
 
 from fwd2bot import ingest
@@ -171,6 +171,39 @@ def test_compress_reads_no_more_than_a_batch_ahead(tmp_path: Path, monkeypatch: 
     found = [(path.name, str(path)) for path in paths]
     for taken, _ in enumerate(ingest.read_ahead(found, set(), 3), start=1):
         assert len(opened) <= taken + 3
+
+
+def test_compress_reads_the_next_pictures_while_the_model_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = [(one, other) for one in COLOURS for other in COLOURS][:12]
+    for number, pair in enumerate(colours):
+        picture(tmp_path / f"p/{number:02}.png", *pair)
+    read, changed = 0, threading.Condition()
+    original, compress = ingest.decode, MODEL.compress
+
+    def decoded(*given: Any) -> Any:
+        nonlocal read
+        found = original(*given)
+        with changed:
+            read += 1
+            changed.notify_all()
+        return found
+
+    taken = 0
+
+    def working(images: Sequence[Image.Image], **options: Any) -> Any:
+        """Is not done before the files of the next batch are read and decoded, by others."""
+        nonlocal taken
+        taken += len(images)
+        with changed:
+            assert changed.wait_for(lambda: read >= min(12, taken + 4), timeout=30)
+        return compress(images, **options)
+
+    monkeypatch.setattr(ingest, "decode", decoded)
+    monkeypatch.setattr(MODEL, "compress", working)
+    assert compress_images(MODEL, [tmp_path / "p"], tmp_path / "s", batch_size=4).added == 12
+    assert taken == 12
 
 
 @pytest.mark.parametrize(("count", "offered"), [(5, "1 to 4"), (0, "1 to 4")])

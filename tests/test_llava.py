@@ -1,3 +1,6 @@
+import os
+import threading
+
 import pytest
 import torch
 from PIL import Image
@@ -166,6 +169,22 @@ def test_pixels_are_those_of_the_image_processor(llava):
     image = Image.effect_noise((60, 20), 90).convert("RGB")
     expected = llava.image_processor(image, return_tensors="pt")["pixel_values"]
     assert torch.equal(llava.pixels([image]), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+def test_pixels_come_in_order_however_many_threads_take_part(llava, monkeypatch, threads):
+    images = [Image.effect_noise((20 + 7 * i, 60 - 5 * i), 90).convert("RGB") for i in range(7)]
+    expected = torch.cat([llava.image_processor(image, return_tensors="pt")["pixel_values"] for image in images])
+    together = threading.Barrier(threads if threads < 7 else 7, timeout=30)
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    prepared = Llava._prepared
+
+    def at_once(self, part):
+        together.wait()
+        return prepared(self, part)
+
+    monkeypatch.setattr(Llava, "_prepared", at_once)
+    assert torch.equal(llava.pixels(images), expected)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch.compile itself

@@ -1,0 +1,141 @@
+"""Whether the model ever waits for pictures while a folder is compressed, and for what else.
+
+    python benchmarks/compress.py                     # the bundled model, 256 files; half a minute on two cores
+    python benchmarks/compress.py --model FOLDER --side 2000 --out benchmarks/results/compress-MACHINE-DATE.json
+
+Generated pictures are written as JPEGs of so many pixels a side, and `fwd2bot compress`'s own function takes them. Its
+time falls into four parts: the model works (pixels to vectors); pixels are prepared for it (resized and normalised); it
+waits for a picture that is not read yet; rows are written. Beside them stands what reading and decoding all files takes
+alone, with the same threads: as much of it as is not waited for went on while the model worked. Standard output ends
+with one line of JSON (with --json it is all there is).
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+from ending import add_options, end
+from PIL import Image
+
+from fwd2bot import ingest
+from fwd2bot.data.world import make_scene
+from fwd2bot.engine import compress_images
+from fwd2bot.errors import Fwd2BotError, InputError
+from fwd2bot.evaluation.world import pictures
+from fwd2bot.images import find_images
+from fwd2bot.llava import Llava
+from fwd2bot.model import Fwd2Bot, load
+from fwd2bot.store.lance import LanceStore
+
+PARTS = {
+    "prepare": (Llava, "pixels"),
+    "model": (Fwd2Bot, "compress"),
+    "vectors": (Fwd2Bot, "embed"),
+    "write": (LanceStore, "add"),
+    "tidy": (LanceStore, "tidy"),
+}
+"""What is timed, by the method that does it; `pixels` is called by `compress`."""
+
+
+def write_files(folder: Path, count: int, side: int) -> None:
+    """JPEGs of the generated world, as large as photographs."""
+    folder.mkdir()
+    for number, image in enumerate(pictures([make_scene("test", index) for index in range(count)])):
+        image.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:06}.jpg", quality=90)
+
+
+def measure(model: Fwd2Bot, photos: Path, store: Path) -> dict[str, Any]:
+    """Shares of the time of one `compress`, and of reading alone, which took place before it."""
+    found = find_images([photos])
+    began = time.perf_counter()
+    for _ in ingest.read_ahead(found, frozenset(), model.batch_size):
+        pass
+    reading = time.perf_counter() - began
+    taken = dict.fromkeys([*PARTS, "wait"], 0.0)
+    with ExitStack() as patches:
+        for name, (owner, method) in PARTS.items():
+            patches.enter_context(patch.object(owner, method, _timed(getattr(owner, method), name, taken)))
+        patches.enter_context(patch.object(ingest, "read_ahead", _waited(ingest.read_ahead, taken)))
+        report = compress_images(model, [photos], store, batch_size=model.batch_size)
+    whole = report.seconds
+    parts = {
+        "model": taken["model"] + taken["vectors"] - taken["prepare"],
+        "prepare": taken["prepare"],
+        "wait": taken["wait"],
+        "write": taken["write"] + taken["tidy"],
+    }
+    shares = {name: seconds / whole for name, seconds in parts.items()}
+    return {"images": report.added, "images_per_s": report.added / whole, **shares, "reading_alone": reading / whole}
+
+
+def _timed(function: Callable[..., Any], name: str, taken: dict[str, float]) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*given: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*given, **options)
+        finally:
+            taken[name] += time.perf_counter() - began
+
+    return timed
+
+
+def _waited(read_ahead: Callable[..., Iterator[Any]], taken: dict[str, float]) -> Callable[..., Iterator[Any]]:
+    def waited(*given: Any) -> Iterator[Any]:
+        files = read_ahead(*given)
+        while True:
+            began = time.perf_counter()
+            file = next(files, None)
+            taken["wait"] += time.perf_counter() - began
+            if file is None:
+                return
+            yield file
+
+    return waited
+
+
+def told(result: dict[str, Any]) -> str:
+    """The figures for people."""
+    share = {name: f"{100 * result[name]:.1f} %" for name in ("model", "prepare", "wait", "write", "reading_alone")}
+    return (
+        f"{result['model_name']}, {result['images']} files of {result['side']} x {result['side']} pixels, "
+        f"{result['images_per_s']:.3g} a second on {result['machine']}\n"
+        f"of the time: the model works {share['model']}, pixels are prepared {share['prepare']}, "
+        f"the model waits for pictures {share['wait']}, rows are written {share['write']}\n"
+        f"to read and decode the files alone takes {share['reading_alone']} of that time"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures; the last line is JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji-world", help="bundled name or folder")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--side", type=int, default=1024, help="pixels of the files")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        if min(options.images, options.side) < 1:
+            raise InputError("--images and --side must be at least 1.")
+        model = load(options.model)
+        with TemporaryDirectory() as folder:
+            photos = Path(folder, "photos")
+            write_files(photos, options.images, options.side)
+            model.compress([photos / "000000.jpg"])  # warm-up
+            figures = measure(model, photos, Path(folder, "album.store"))
+    except Fwd2BotError as error:
+        print(f"fwd2bot: {error}", file=sys.stderr)
+        return error.exit_code
+    end(options, {"model_name": model.name, "side": options.side, **figures}, told)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The benchmark of compressing tells a model that waits for pictures from one that does not."""
+
+import json
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from tiny import script
+from tiny_runs import saved_fwd2bot
+
+from fwd2bot import ingest
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return script("benchmarks/compress.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    torch.set_num_threads(1)
+    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny", tiny_base)
+
+
+def figures(benchmark: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert benchmark.main(["--model", str(folder), "--images", "64", "--side", "32", "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_shares_are_parts_of_the_time(
+    benchmark: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results/compress.json"
+    arguments = ["--model", str(folder), "--images", "3", "--side", "32", "--out", str(out)]
+    assert benchmark.main(arguments) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert result == json.loads(out.read_text())
+    shares = [result[name] for name in ("model", "prepare", "wait", "write")]
+    assert all(share > 0 for share in shares)
+    assert 0.5 < sum(shares) < 1
+    assert (result["images"], result["side"]) == (3, 32)
+    assert "waits for pictures" in lines[1]
+
+
+def test_a_model_slower_than_its_files_does_not_wait_for_them(
+    benchmark: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, compress = ingest.read_file, benchmark.Fwd2Bot.compress
+    delays = {"file": 0.01, "image": 0.0}
+
+    def slow_read(*given: Any, **options: Any) -> Any:
+        time.sleep(delays["file"])
+        return read(*given, **options)
+
+    def slow_compress(model: Any, images: Any, *given: Any, **options: Any) -> Any:
+        time.sleep(delays["image"] * len(images))
+        return compress(model, images, *given, **options)
+
+    monkeypatch.setattr(ingest, "read_file", slow_read)
+    monkeypatch.setattr(benchmark.Fwd2Bot, "compress", slow_compress)
+    waiting = figures(benchmark, folder, capsys)
+    delays["image"] = 0.05
+    working = figures(benchmark, folder, capsys)
+    assert waiting["wait"] > 2 * working["wait"]
+    assert working["wait"] < 0.1 + working["reading_alone"] / 2
+
+
+@pytest.mark.parametrize("option", ["--images", "--side"])
+def test_nothing_to_do_is_one_line(benchmark: ModuleType, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert benchmark.main([option, "0"]) == 2
+    assert capsys.readouterr().err == "fwd2bot: --images and --side must be at least 1.\n"
