@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +34,7 @@ from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.evaluation.world import pictures
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, load
+from fwd2bot.store.base import Header
 
 GOAL = 0.8
 """Compress at least this share of the images a second that one plain forward takes."""
@@ -160,6 +162,19 @@ def _counts(model: Fwd2Bot) -> list[int]:
     return sorted(set(chosen), reverse=True)
 
 
+def stored_bytes(model: Fwd2Bot, images: list[Image.Image]) -> dict[str, float]:
+    """Of a picture as a JPEG (quality 85), on average, and of a row of each number of tokens, its vector included."""
+    about = {"model": model.name, "source": model.source, "fingerprint": "", "width": model.width}
+    rows = {f"row_{count}": Header(**about, num_tokens=count).bytes_per_row for count in _counts(model)}
+    return {"jpeg": statistics.mean(map(_jpeg_bytes, images)), **rows}
+
+
+def _jpeg_bytes(image: Image.Image) -> int:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.tell()
+
+
 # Memory: in a process of its own, where freed memory goes back to the system at once.
 
 
@@ -230,6 +245,11 @@ def told(result: dict[str, Any]) -> str:
         else:
             more += f"; from the picture {1e3 * one['first_token_with_tower_s']:.3g} ms"
         lines.append(f"answer {one['batch']:>2} at once from {one['tokens']:>3} tokens   {more}")
+    jpeg, *rows = result["bytes"].items()
+    for name, size in rows:
+        lines.append(
+            f"bytes           {name.replace('_', ' of ')} {size:,}, the JPEG {jpeg[1] / size:.1f} times as many"
+        )
     if result["memory_mb"]:
         lines.append("memory (MB)     " + ", ".join(f"{name} {mb:.0f}" for name, mb in result["memory_mb"].items()))
     return "\n".join(lines)
@@ -263,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ceiling_gflops": ceiling(model.compressor.llava, options.rounds),
         "compress": compress_figures(model, images, options.rounds),
         "answer": answer_figures(model, images, options.rounds),
+        "bytes": stored_bytes(model, images),
         "memory_mb": memory_elsewhere(options),
     }
     end(options, result, told)

@@ -4,8 +4,8 @@
 
 Facts: of each test scene, what is at each of the nine places and which colour is behind, asked of the row. Picture: who
 has the model has as many pairs of picture and row as he wants, so a decoder is trained on such pairs, from the row as
-the store keeps it (bf16) to a picture of 24 x 24 pixels: ridge regression, and an MLP with one hidden layer. PSNR in
-dB, the mean over test scenes; the mean picture of the training scenes is what a guess without the row gives. Writes
+the store keeps it (--quantise) to a picture of 24 x 24 pixels: ridge regression, and an MLP with one hidden layer. PSNR
+in dB, the mean over test scenes; the mean picture of the training scenes is what a guess without the row gives. Writes
 results/reveal.json and docs/reveal.png: pictures, what the MLP guesses, and the mean picture.
 """
 
@@ -26,6 +26,7 @@ from fwd2bot.data.world.questions import PLACES
 from fwd2bot.evaluation.world import pictures
 from fwd2bot.model import Fwd2Bot
 from fwd2bot.provenance import provenance
+from fwd2bot.store.quantise import DEFAULT_QUANTISATION, QUANTISERS, quantiser
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, SHOWN = 24, 6
@@ -36,12 +37,14 @@ def main() -> int:
     parser.add_argument("--model", default="emoji-world")
     parser.add_argument("--scenes", type=int, default=3000, help="to train the decoders on")
     parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--quantise", choices=tuple(QUANTISERS), default=DEFAULT_QUANTISATION)
     options = parser.parse_args()
     torch.manual_seed(0)
     model = fwd2bot.load(options.model, device="cpu")
     test = [make_scene("test", index) for index in range(options.test)]
-    seen, shown = rows_and_pictures(model, [make_scene("train", index) for index in range(options.scenes)])
-    rows, wanted = rows_and_pictures(model, test)
+    train = [make_scene("train", index) for index in range(options.scenes)]
+    seen, shown = rows_and_pictures(model, train, options.quantise)
+    rows, wanted = rows_and_pictures(model, test, options.quantise)
     mean, scale = seen.mean(dim=0), seen.std()
     guesses = {
         "mean picture": shown.mean(dim=0).expand_as(wanted),
@@ -49,7 +52,8 @@ def main() -> int:
         "mlp": mlp((seen - mean) / scale, shown, (rows - mean) / scale),
     }
     found = {
-        "model": model.name, "tokens": model.num_tokens, "scenes": options.scenes, "test": options.test,
+        "model": model.name, "tokens": model.num_tokens, "quantisation": options.quantise,
+        "scenes": options.scenes, "test": options.test,
         "facts": facts(model, rows.view(len(rows), model.num_tokens, -1), test),
         "psnr": {name: round(psnr(guess, wanted), 2) for name, guess in guesses.items()}, **provenance(),
     }  # fmt: skip
@@ -59,12 +63,12 @@ def main() -> int:
     return 0
 
 
-def rows_and_pictures(model: Fwd2Bot, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+def rows_and_pictures(model: Fwd2Bot, scenes: list[Scene], quantisation: str) -> tuple[Tensor, Tensor]:
     """(N, K * D) as a store keeps them, (N, SIDE * SIDE * 3) in 0 to 1."""
-    rows, small = [], []
+    rows, small, kept = [], [], quantiser(quantisation)
     for start in range(0, len(scenes), 100):
         images = pictures(scenes[start : start + 100])
-        rows.append(model.compress(images).bfloat16().float().flatten(1))
+        rows.append(torch.from_numpy(kept.decode(kept.encode(model.compress(images).numpy()))).flatten(1))
         small += [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1) for image in images]
         print(f"{start + len(images)} of {len(scenes)} scenes", file=sys.stderr)
     return torch.cat(rows), torch.from_numpy(np.stack(small)).float() / 255

@@ -126,7 +126,7 @@ def test_methods_are_told_in_columns(run: Run) -> None:
     assert heads.split()[:5] == ["method", "trained", "question", "storable", "source"]
     assert [line.split()[0] for line in lines] == list(CATALOGUE)
     (identity,) = (line for line in lines if line.startswith("identity "))
-    assert identity.split() == ["identity", "no", "no", "no", "2310.03744", "576"]
+    assert identity.split() == ["identity", "no", "no", "yes", "2310.03744", "576"]
     assert identity.index("576") == heads.index("tokens")
 
 
@@ -218,6 +218,7 @@ def test_json_of_compress(run: Run, tmp_path: Path) -> None:
         (["info", "missing.store"], 5, "There is no store at missing.store"),
         (["info", "empty"], 5, "There is no store"),
         (["world", "--out", "w", "--images", "0"], 2, "--images must be at least 1"),
+        (["world", "--out", " ", "--images", "1"], 2, "--out is empty: name a folder"),
         (["train", "missing.yaml"], 2, "missing.yaml"),
         (["fly"], 2, "invalid choice: 'fly'"),
     ],
@@ -233,12 +234,31 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert ran.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "1", '{"image": "fox.png"}', '{"image": 1, "question": "?"}'])
+@pytest.mark.parametrize(
+    "line",
+    ["{", pytest.param("[" * 100_000, id="deep"), "[]", "1", '{"image": "fox.png"}', '{"image": 1, "question": "?"}'],
+)
 def test_a_file_of_questions_names_the_line_that_is_wrong(run: Run, album: Path, line: str) -> None:
     Path("q.jsonl").write_text('{"image": "fox.png", "question": "?"}\n' + line)
     ran = run("ask", "--questions", "q.jsonl", "--store", "album.store")
     assert ran.code == 2
     assert "q.jsonl line 2 is not" in ran.err
+
+
+def test_a_name_that_moves_the_cursor_stays_on_its_line(run: Run, tmp_path: Path) -> None:
+    picture(tmp_path / "p/a\nb\x1b[31m.png", "red")
+    (tmp_path / "p/c\nd.png").write_text("no picture")
+    (line,) = run("compress", "p", "--store", "s").out.splitlines()[2:]
+    assert "p/c d.png is not a picture" in line
+    assert run("search", "red", "--store", "s").out == " 1.000  a b [31m.png\n"
+    assert run("info", "s", "--rows").out.startswith("a b [31m.png\t")
+    assert run("match", "p/c\nd.png", "-", stdin="a").err.startswith("fwd2bot: p/c d.png is not a picture")
+
+
+def test_what_comes_from_stdin_is_named(run: Run, album: Path) -> None:
+    ran = run("ask", "--questions", "-", "--store", "album.store", stdin="{")
+    assert ran == (2, "", "fwd2bot: stdin line 1 is not JSON: write an object a line.\n")
+    assert "stdin has no lines" in run("search", "--queries", "-", "--store", "album.store", stdin="\n").err
 
 
 def test_a_file_that_is_not_utf8_is_one_line(run: Run, album: Path) -> None:
@@ -285,7 +305,7 @@ def test_debug_shows_where_it_happened(run: Run, album: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("command", "default"), [("compress", DEFAULT_QUANTISATION), ("migrate", "as now")])
-def test_every_quantiser_is_offered_and_the_default_is_told(command: str, default: str) -> None:
+def test_every_quantiser_is_offered_and_the_default_told(command: str, default: str) -> None:
     (commands,) = [action for action in make_parser()._actions if action.dest == "command"]
     assert isinstance(commands.choices, dict)
     (option,) = [action for action in commands.choices[command]._actions if action.dest == "quantise"]

@@ -10,7 +10,7 @@ from cli_run import Run
 from fake_model import picture
 
 from fwd2bot.cli import demo
-from fwd2bot.cli.output import ProgressLine, duration, plural, print_json
+from fwd2bot.cli.output import ProgressLine, print_json
 from fwd2bot.cli.parser import make_parser
 from fwd2bot.store import Store
 
@@ -25,17 +25,6 @@ def test_progress_is_plain_lines_now_and_then_where_nobody_watches(
         now[0] += 0.5
         progress(done, 20)
     assert capsys.readouterr().err == "compressed 10 of 20 images (2 a second, 5.0 s left)\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (7322, "2 h 2 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_plural() -> None:
-    assert [plural(count, "image") for count in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
 
 
 def test_print_json_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:

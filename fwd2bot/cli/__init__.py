@@ -15,6 +15,7 @@ from fwd2bot.errors import Fwd2BotError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code."""
+    from fwd2bot.cli.output import one_line
     from fwd2bot.cli.parser import parse
 
     # Pillow's warnings repeat, without the file's name, what ImageError says of it.
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         message, code = _sentence(error)
-        _note(f"fwd2bot: {message}")
+        _note(f"fwd2bot: {one_line(message)}")
     return code
 
 

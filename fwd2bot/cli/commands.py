@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwd2bot.cli.output import ProgressLine, duration, note, plural, print_json, print_results, print_rows, print_table
+from fwd2bot.cli.output import ProgressLine, note, one_line, print_json, print_results, print_rows, print_table
 from fwd2bot.errors import ImageError, InputError, ModelError
 from fwd2bot.store import Store
+from fwd2bot.wording import duration, plural
 
 if TYPE_CHECKING:
     from fwd2bot.engine import Model, Reply
@@ -51,7 +52,7 @@ def run_ask(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     pairs = _questions(options, store)
     if not pairs:
-        raise InputError(f"There is nothing to ask: {options.questions or options.store} is empty.")
+        raise InputError(f"There is nothing to ask: {_told(options.questions or options.store)} is empty.")
     model = load_model(options, store)
     answers = ask(model, store, pairs, num_tokens=options.tokens)
     replies = _with_progress(answers, len(pairs), options.json)
@@ -192,6 +193,8 @@ def run_world(options: argparse.Namespace) -> int:
 
     if options.images < 1:
         raise InputError(f"--images must be at least 1, not {options.images}.")
+    if not options.out.strip():
+        raise InputError("--out is empty: name a folder ('.' for the current one).")
     progress = ProgressLine("wrote", "images")
     write_world(
         options.out,
@@ -252,19 +255,23 @@ def read_lines(file: str) -> list[str]:
     """Lines of a text file (- is stdin), blank ones left out. Raises InputError where there is none."""
     lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{file} has no lines: write one text a line.")
+        raise InputError(f"{_told(file)} has no lines: write one text a line.")
     return lines
+
+
+def _told(file: str) -> str:
+    return "stdin" if file == "-" else repr(file) if not file.strip() else file
 
 
 def _text(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"There is no file {file}.") from None
+        raise InputError(f"There is no file {_told(file)}.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{file} is not text in UTF-8: save it as UTF-8.") from None
+        raise InputError(f"{_told(file)} is not text in UTF-8: save it as UTF-8.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise InputError(f"{_told(file)} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _questions(options: argparse.Namespace, store: Store) -> list[tuple[str, str]]:
@@ -291,11 +298,11 @@ def _read_questions(file: str) -> Iterator[tuple[str, str]]:
             continue
         try:
             value = json.loads(line)
-        except ValueError:
-            raise InputError(f"{file} line {number} is not JSON: write an object a line.") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{_told(file)} line {number} is not JSON: write an object a line.") from None
         pair = (value.get("image"), value.get("question")) if isinstance(value, dict) else (None, None)
         if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
-            raise InputError(f'{file} line {number} is not {{"image": "...", "question": "..."}}.')
+            raise InputError(f'{_told(file)} line {number} is not {{"image": "...", "question": "..."}}.')
         yield pair[0], pair[1]
 
 
@@ -360,4 +367,4 @@ def _print_report(report: "CompressReport") -> None:
     if report.failed:
         print(f"  {plural(len(report.failed), 'image')} could not be read:")
         for _, reason in report.failed:
-            print(f"    {reason}")
+            print(f"    {one_line(reason)}")

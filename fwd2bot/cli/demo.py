@@ -16,9 +16,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import ProgressLine, duration, note, plural
+from fwd2bot.cli.output import ProgressLine, note
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
+from fwd2bot.wording import duration, plural
 
 if TYPE_CHECKING:
     from fwd2bot.engine import Model

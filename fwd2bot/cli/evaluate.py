@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fwd2bot.cli.commands import DEFAULT_MODEL
-from fwd2bot.cli.output import ProgressLine, plural, print_json
+from fwd2bot.cli.output import ProgressLine, print_json
 from fwd2bot.errors import ImageError, InputError
+from fwd2bot.wording import plural
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     count = options.tokens or model.num_tokens
     out = Path(options.out or "evaluation/" + model.name.replace("/", "-") + (f"-{count}" if count else ""))
     if options.suite is not None:
-        results = run_world(model, out, num_tokens=options.tokens, images=options.images)
+        results = run_world(model, out, num_tokens=options.tokens, images=options.images, progress=ProgressLine)
     else:
         results = run_benchmarks(model, benchmarks, out, num_tokens=options.tokens, progress=ProgressLine)
     taken = []

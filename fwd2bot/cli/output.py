@@ -1,11 +1,14 @@
 """What a person reads: progress, numbers, lists; and what a program reads: JSON."""
 
 import json
+import re
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from fwd2bot.wording import duration
 
 
 class ProgressLine:
@@ -49,24 +52,6 @@ class ProgressLine:
             print(line, file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
-    """In the two largest units that matter."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
-def plural(count: int, what: str) -> str:
-    """1 image, 2 images."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -82,9 +67,9 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:
-    """Tab-separated lines; line breaks and tabs in a value become spaces."""
+    """Tab-separated lines; line breaks, tabs and their like in a value become spaces."""
     for row in rows:
-        print("\t".join(" ".join(value.split("\t")).replace("\n", " ") for value in row), flush=True)
+        print("\t".join(map(one_line, row)), flush=True)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -96,4 +81,9 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def print_results(results: Sequence[tuple[str, float]], indent: str = "") -> None:
     for name, score in results:
-        print(f"{indent}{score:6.3f}  {name}")
+        print(f"{indent}{score:6.3f}  {one_line(name)}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, tabs and what else moves a terminal's cursor: a file's name may have any of it."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)

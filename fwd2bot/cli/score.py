@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from fwd2bot.cli.output import note, plural, print_json
+from fwd2bot.cli.output import note, print_json
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import Benchmark, read_predictions
 from fwd2bot.evaluation.catalogue import open_benchmark
+from fwd2bot.wording import plural
 
 
 def run_score(options: argparse.Namespace) -> int:

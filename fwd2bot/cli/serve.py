@@ -5,9 +5,10 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import note, plural
+from fwd2bot.cli.output import note
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
+from fwd2bot.wording import plural
 
 if TYPE_CHECKING:
     from fwd2bot.server.batching import ServedModel

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import ProgressLine, duration, note, plural, print_json, print_rows
+from fwd2bot.cli.output import ProgressLine, note, print_json, print_rows
 from fwd2bot.errors import ImageError, InputError, StoreError
 from fwd2bot.store import Store
+from fwd2bot.wording import duration, plural
 
 if TYPE_CHECKING:
     from fwd2bot.store.filters import Filter
