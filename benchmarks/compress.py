@@ -1,19 +1,19 @@
-"""Whether the model ever waits for pictures while a folder is compressed, and for what else.
+"""How much of the time the model works while a folder is compressed, and what goes on beside it.
 
     python benchmarks/compress.py                     # the bundled model, 256 files; half a minute on two cores
     python benchmarks/compress.py --model FOLDER --side 2000 --out benchmarks/results/compress-MACHINE-DATE.json
 
-Generated pictures are written as JPEGs of so many pixels a side, and `fwd2bot compress`'s own function takes them. Its
-time falls into four parts: the model works (pixels to vectors); pixels are prepared for it (resized and normalised); it
-waits for a picture that is not read yet; rows are written. Beside them stands what reading and decoding all files takes
-alone, with the same threads: as much of it as is not waited for went on while the model worked. Standard output ends
-with one line of JSON (with --json it is all there is).
+Generated pictures are written as JPEGs of so many pixels a side, and `fwd2bot compress`'s own function takes them.
+While the model works (pixels to vectors), the next files are read and decoded, and pixels are prepared for it (resized
+and normalised); rows are written when it has done a few batches. What these take is a share of the same time. Reading
+is measured alone, before, with the same threads. Standard output ends with one line of JSON (with --json it is all
+there is).
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -30,18 +30,17 @@ from fwd2bot.engine import compress_images
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.evaluation.world import pictures
 from fwd2bot.images import find_images
-from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, load
 from fwd2bot.store.lance import LanceStore
 
 PARTS = {
-    "prepare": (Llava, "pixels"),
+    "prepare": (Fwd2Bot, "prepare"),
     "model": (Fwd2Bot, "compress"),
     "vectors": (Fwd2Bot, "embed"),
     "write": (LanceStore, "add"),
     "tidy": (LanceStore, "tidy"),
 }
-"""What is timed, by the method that does it; `pixels` is called by `compress`."""
+"""What is timed, by the method that does it."""
 
 
 def write_files(folder: Path, count: int, side: int) -> None:
@@ -58,21 +57,20 @@ def measure(model: Fwd2Bot, photos: Path, store: Path) -> dict[str, Any]:
     for _ in ingest.read_ahead(found, frozenset(), model.batch_size):
         pass
     reading = time.perf_counter() - began
-    taken = dict.fromkeys([*PARTS, "wait"], 0.0)
+    taken = dict.fromkeys(PARTS, 0.0)
     with ExitStack() as patches:
         for name, (owner, method) in PARTS.items():
             patches.enter_context(patch.object(owner, method, _timed(getattr(owner, method), name, taken)))
-        patches.enter_context(patch.object(ingest, "read_ahead", _waited(ingest.read_ahead, taken)))
         report = compress_images(model, [photos], store, batch_size=model.batch_size)
     whole = report.seconds
     parts = {
-        "model": taken["model"] + taken["vectors"] - taken["prepare"],
+        "model": taken["model"] + taken["vectors"],
+        "reading": reading,
         "prepare": taken["prepare"],
-        "wait": taken["wait"],
         "write": taken["write"] + taken["tidy"],
     }
     shares = {name: seconds / whole for name, seconds in parts.items()}
-    return {"images": report.added, "images_per_s": report.added / whole, **shares, "reading_alone": reading / whole}
+    return {"images": report.added, "images_per_s": report.added / whole, **shares}
 
 
 def _timed(function: Callable[..., Any], name: str, taken: dict[str, float]) -> Callable[..., Any]:
@@ -87,29 +85,14 @@ def _timed(function: Callable[..., Any], name: str, taken: dict[str, float]) -> 
     return timed
 
 
-def _waited(read_ahead: Callable[..., Iterator[Any]], taken: dict[str, float]) -> Callable[..., Iterator[Any]]:
-    def waited(*given: Any) -> Iterator[Any]:
-        files = read_ahead(*given)
-        while True:
-            began = time.perf_counter()
-            file = next(files, None)
-            taken["wait"] += time.perf_counter() - began
-            if file is None:
-                return
-            yield file
-
-    return waited
-
-
 def told(result: dict[str, Any]) -> str:
     """The figures for people."""
-    share = {name: f"{100 * result[name]:.1f} %" for name in ("model", "prepare", "wait", "write", "reading_alone")}
+    share = {name: f"{100 * result[name]:.1f} %" for name in ("model", "reading", "prepare", "write")}
     return (
         f"{result['model_name']}, {result['images']} files of {result['side']} x {result['side']} pixels, "
         f"{result['images_per_s']:.3g} a second on {result['machine']}\n"
-        f"of the time: the model works {share['model']}, pixels are prepared {share['prepare']}, "
-        f"the model waits for pictures {share['wait']}, rows are written {share['write']}\n"
-        f"to read and decode the files alone takes {share['reading_alone']} of that time"
+        f"of the time the model works {share['model']}; beside it, pixels are prepared {share['prepare']}, rows are "
+        f"written {share['write']}; to read and decode the files takes {share['reading']} of that time, alone"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMIT_ROWS = 256
 COMMIT_SECONDS = 30.0
+Made: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]  # tokens (B, K, D), vectors (B, D)
 
 
 @dataclass(kw_only=True)
@@ -44,12 +45,18 @@ class CompressReport:
 
 
 class Ingest:
-    """Pictures on their way into the store: waiting for the model, then for the next commit."""
+    """Pictures on their way into the store: waiting for the model, in its hands, then waiting for the next commit.
+
+    The model works in a thread of its own. While it has one batch, files of the next are read and decoded, and pixels
+    are made of them.
+    """
 
     def __init__(self, model: "Model", store: Store, batch_size: int) -> None:
         self.model, self.store, self.batch_size = model, store, batch_size
         self.report = CompressReport(store=str(store.path))
         self.waiting: list[tuple[Row, Image.Image]] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="fwd2bot model")
+        self._running: tuple[list[Row], Future[Made]] | None = None
         self._rows: list[Row] = []  # with tokens
         self._names: list[Row] = []  # other names for contents
         # What the next commit brings, and the store does not know yet:
@@ -69,7 +76,7 @@ class Ingest:
             for done, (name, path, read) in enumerate(read_ahead(found, self, self.batch_size), start=1):
                 self.take(name, path, read)
                 if progress is not None:
-                    progress(done - len(self.waiting), len(found))
+                    progress(done - len(self.waiting) - self._in_work, len(found))
             self.commit()
         except BaseException:  # Ctrl-C, no memory: what was compressed is kept
             self.abandon()
@@ -98,12 +105,13 @@ class Ingest:
                 self.report.named += 1
         else:
             self._wait(name, path, read)
-        if len(self._rows) + len(self._names) >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
+        if len(self._rows) + self._in_work + len(self._names) >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
         """Everything that was taken is in the store afterwards."""
         self._compress()
+        self._finish()
         rows = [*self._rows, *self._names]
         if rows:
             self.store.add(rows)
@@ -114,9 +122,13 @@ class Ingest:
 
     def abandon(self) -> None:
         """What was compressed is in the store afterwards; what was only taken is dropped."""
-        self._new -= {row.hash for row, _ in self.waiting}
-        self._names = [row for row in self._names if row.hash in self]
+        dropped = [row for row, _ in self.waiting]
         self.waiting.clear()
+        if self._running is not None and self._running[1].exception() is not None:  # waits for the model
+            dropped += self._running[0]
+            self._running = None
+        self._new -= {row.hash for row in dropped}
+        self._names = [row for row in self._names if row.hash in self]
         self.commit()
 
     def _moved_from(self, key: str) -> bool:
@@ -151,15 +163,34 @@ class Ingest:
             self._compress()
 
     def _compress(self) -> None:
+        """Hand what waits to the model."""
         if not self.waiting:
             return
-        images = [image for _, image in self.waiting]
-        tokens = self.model.compress(images, num_tokens=self.store.header.num_tokens)
-        vectors = as_array(self.model.embed(tokens))
-        for (row, _), row_tokens, vector in zip(self.waiting, as_array(tokens), vectors, strict=True):
-            self._rows.append(Row(**{**vars(row), "tokens": row_tokens, "vector": vector}))
-        self.report.added += len(self.waiting)
+        prepared = self.model.prepare([image for _, image in self.waiting])
+        self._finish()
+        self._running = ([row for row, _ in self.waiting], self._worker.submit(self._made, prepared))
         self.waiting.clear()
+
+    def _made(self, prepared: Any) -> Made:
+        tokens = self.model.compress(prepared, num_tokens=self.store.header.num_tokens)
+        return as_array(tokens), as_array(self.model.embed(tokens))
+
+    def _finish(self) -> None:
+        """Take what the model was handed last."""
+        if self._running is None:
+            return
+        rows, made = self._running
+        tokens, vectors = made.result()
+        self._rows += [
+            replace(row, tokens=row_tokens, vector=vector)
+            for row, row_tokens, vector in zip(rows, tokens, vectors, strict=True)
+        ]
+        self.report.added += len(rows)
+        self._running = None
+
+    @property
+    def _in_work(self) -> int:
+        return 0 if self._running is None else len(self._running[0])
 
     def _free_name(self, name: str, path: str, key: str) -> str:
         """The name, unless another picture of another folder has it: then with more of its own folders before it."""

@@ -143,14 +143,21 @@ class Fwd2Bot:
             raise ModelError("This model is not saved, so it has no fingerprint; save and load it.")
         return checkpoint.fingerprint(self._folder)
 
+    def prepare(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
+        """B pictures or paths -> their pixels (B, 3, H, W), which `compress` takes in their place.
+
+        For who has the next pictures while the model is at work. Raises ImageError for a path that cannot be read.
+        """
+        return self._llava.pixels([one if isinstance(one, Image.Image) else read_image(one) for one in images])
+
     @torch.inference_mode()
     def compress(
         self,
-        images: Sequence[Image.Image | str | Path],
+        images: Sequence[Image.Image | str | Path] | Tensor,
         num_tokens: int | None = None,
         questions: Sequence[str] | None = None,
     ) -> Tensor:
-        """B pictures or paths -> summary tokens (B, K, D).
+        """B pictures or paths, or what `prepare` made of them -> summary tokens (B, K, D).
 
         Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered, and for
         a method that compresses for a question where there is none.
@@ -158,9 +165,9 @@ class Fwd2Bot:
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
-            opened = [one if isinstance(one, Image.Image) else read_image(one) for one in images[chunk]]
-            asked = None if questions is None else questions[chunk]
-            parts.append(self.compressor.compress(self._llava.pixels(opened), asked, num_tokens))
+            part = images[chunk]
+            pixels = part if isinstance(part, Tensor) else self.prepare(part)
+            parts.append(self.compressor.compress(pixels, None if questions is None else questions[chunk], num_tokens))
         return torch.cat([part.to(parts[-1].dtype) for part in parts])
 
     def compress_for_questions(

@@ -60,6 +60,9 @@ class Model:
     token_counts = (TOKENS,)
     storable = cuttable = True
 
+    def prepare(self, images: list[Image.Image]) -> list[Image.Image]:
+        return images
+
     def compress(self, images: list[Image.Image], num_tokens: int | None = None) -> Numbers:
         numbers = [sum(256**i * part for i, part in enumerate(image.getpixel((0, 0)))) for image in images]
         return np.stack([tokens_of(number) for number in numbers]).view(Numbers)

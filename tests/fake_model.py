@@ -49,6 +49,9 @@ class FakeModel:
         self.may_go_on = threading.Event()  # cleared, the next word of a running answer waits
         self.may_go_on.set()
 
+    def prepare(self, images: Sequence[Image.Image]) -> Sequence[Image.Image]:
+        return images
+
     def compress(self, images: Sequence[Image.Image], num_tokens: int | None = None) -> Tensor:
         self.batches.append(len(images))
         quarters = [

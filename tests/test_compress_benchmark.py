@@ -40,14 +40,12 @@ def test_shares_are_parts_of_the_time(
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
     assert result == json.loads(out.read_text())
-    shares = [result[name] for name in ("model", "prepare", "wait", "write")]
-    assert all(share > 0 for share in shares)
-    assert 0.5 < sum(shares) < 1
+    assert all(0 < result[name] < 1 for name in ("model", "prepare", "write"))
     assert (result["images"], result["side"]) == (3, 32)
-    assert "waits for pictures" in lines[1]
+    assert lines[1].startswith("of the time the model works")
 
 
-def test_a_model_slower_than_its_files_does_not_wait_for_them(
+def test_a_model_slower_than_its_files_works_nearly_always(
     benchmark: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, compress = ingest.read_file, benchmark.Fwd2Bot.compress
@@ -66,8 +64,8 @@ def test_a_model_slower_than_its_files_does_not_wait_for_them(
     waiting = figures(benchmark, folder, capsys)
     delays["image"] = 0.05
     working = figures(benchmark, folder, capsys)
-    assert waiting["wait"] > 2 * working["wait"]
-    assert working["wait"] < 0.1 + working["reading_alone"] / 2
+    assert waiting["model"] < 0.5
+    assert working["model"] > 1.5 * waiting["model"]
 
 
 @pytest.mark.parametrize("option", ["--images", "--side"])

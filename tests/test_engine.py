@@ -173,6 +173,54 @@ def test_compress_reads_no_more_than_a_batch_ahead(tmp_path: Path, monkeypatch: 
         assert len(opened) <= taken + 3
 
 
+def test_pixels_of_the_next_batch_are_made_while_the_model_works(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, changed = 0, threading.Condition()
+    compress = MODEL.compress
+
+    def preparing(images: Sequence[Image.Image]) -> Sequence[Image.Image]:
+        nonlocal prepared
+        with changed:
+            prepared += 1
+            changed.notify_all()
+        return images
+
+    worked = 0
+
+    def working(images: Sequence[Image.Image], **options: Any) -> Any:
+        """Is not done before the next batch is prepared."""
+        nonlocal worked
+        worked += 1
+        with changed:
+            assert changed.wait_for(lambda: prepared >= min(3, worked + 1), timeout=30)
+        return compress(images, **options)
+
+    monkeypatch.setattr(MODEL, "prepare", preparing)
+    monkeypatch.setattr(MODEL, "compress", working)
+    assert compress_images(MODEL, [photos], tmp_path / "s", batch_size=1).added == 3
+    assert (prepared, worked) == (3, 3)
+
+
+def test_a_model_that_fails_loses_its_batch_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress, batches = MODEL.compress, []
+
+    def fails_once(images: Sequence[Image.Image], **options: Any) -> Any:
+        batches.append(len(images))
+        if len(batches) == 2:
+            raise MemoryError("no room")
+        return compress(images, **options)
+
+    monkeypatch.setattr(MODEL, "compress", fails_once)
+    with pytest.raises(MemoryError, match="no room"):
+        compress_images(MODEL, [photos], tmp_path / "s", batch_size=1)
+    kept = len(Store.open(tmp_path / "s"))
+    assert kept == 1
+    assert compress_images(MODEL, [photos], tmp_path / "s").added == 3 - kept
+
+
 def test_compress_reads_the_next_pictures_while_the_model_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

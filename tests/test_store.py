@@ -9,7 +9,7 @@ import pytest
 from store_rows import TOKENS, WIDTH, assert_holds, make_row, name_only, new_store
 
 from fwd2bot.errors import InputError, StoreError
-from fwd2bot.store import Row, Store
+from fwd2bot.store import Row, Store, base
 from fwd2bot.store import lance as lance_store
 
 # Rows in, rows out.
@@ -307,3 +307,20 @@ def test_listing_tells_what_each_file_was(store: Store) -> None:
         ("b", "/photos/b", 7, 30, 1000, None),
         ("c", "/photos/c", 7, 30, 1000, None),
     ]
+
+
+def test_the_next_search_in_few_rows_reads_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add([make_row(f"{number}") for number in range(5)])
+    query = make_row("3").vector
+    assert query is not None
+    found = store.search(query, 5)
+    read = store._vectors
+    monkeypatch.setattr(store, "_vectors", lambda: pytest.fail("the rows were read again"))
+    assert store.search(query, 5) == found
+    monkeypatch.setattr(store, "_vectors", read)
+    store.add([make_row("new")])
+    assert len(store.search(query, 9)) == 6
+    monkeypatch.setattr(base, "HELD", 0)
+    store.add([make_row("newer")])
+    assert len(store.search(query, 9)) == 7
+    assert {name for name, _ in store.search(query, 5)} <= {*store.names()}

@@ -78,9 +78,9 @@ class Album:
 
     def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
         """A page of the images whose names fit a pattern (* and ?), by name."""
-        names = self.store.names()
-        if pattern is not None:
-            names = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if pattern is None:
+            return {"total": self._info.names, "images": self._shown(self.store.names(offset, offset + limit))}
+        names = [name for name in self.store.names() if fnmatch.fnmatchcase(name, pattern)]
         return {"total": len(names), "images": self._shown(names[offset : offset + limit])}
 
     def search(self, vector: Floats, top: int, cutoff: float | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that was changed under its name is a new row, to which the name moves.
 import difflib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,8 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 SKETCHED_FROM = 20_000
 """Rows from which a search looks at sketches first."""
+HELD = 64 * 2**20
+"""Bytes of vectors that are held in memory as numbers, so that the next search reads nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,7 @@ class Store(ABC):
         self.path = path
         self.header = header
         self._sketches: tuple[object, Sketches | None] | None = None  # of which version
+        self._held: tuple[object, list[tuple[list[str], Floats]]] | None = None  # of which version
 
     @staticmethod
     def open(path: str | Path) -> "Store":
@@ -278,9 +281,10 @@ class Store(ABC):
                 "or compress the images with this one into a new store."
             )
 
-    def names(self) -> list[str]:
-        """Names of all images, sorted."""
-        return self._lookup().all()
+    def names(self, start: int = 0, end: int | None = None) -> list[str]:
+        """Names of all images, sorted, or of a part of them."""
+        names = self._lookup()
+        return names.between(start, len(names) if end is None else end)
 
     def hashes(self) -> NDArray[np.bytes_]:
         """Content hashes of all rows, sorted: hexadecimal digits, as an array of S64."""
@@ -352,7 +356,7 @@ class Store(ABC):
     def _compared(self, queries: Floats, top: int) -> list[list[tuple[str, float]]]:
         """`search_many` in one pass over all rows."""
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
-        for names, block in self._vectors():
+        for names, block in self._blocks():
             rough = queries @ block.T  # its rounding depends on the block's shape: good for the choice alone
             for query, scores, kept in zip(queries, rough, best, strict=True):
                 chosen = _at_least_top(scores, top)
@@ -360,6 +364,15 @@ class Store(ABC):
                 kept.sort()
                 del kept[top:]
         return [[(name, -score) for score, name in kept] for kept in best]
+
+    def _blocks(self) -> Iterable[tuple[list[str], Floats]]:
+        """All rows in blocks, as `vectors` gives them; read once for a version, where they are few."""
+        version = self._version()
+        if self._held is None or self._held[0] != version:
+            if 4 * self.header.width * len(self) > HELD:
+                return self._vectors()
+            self._held = (version, list(self._vectors()))
+        return self._held[1]
 
     def _looked_up(self, sketches: Sketches, query: Floats, top: int) -> list[tuple[str, float]]:
         """The nearest of the rows whose sketches promise most."""

@@ -76,9 +76,10 @@ class Names:
         """With a name."""
         return int(self.named.sum())
 
-    def all(self) -> list[str]:
-        """Sorted."""
-        return self._between(0, len(self))
+    def between(self, first: int, end: int) -> list[str]:
+        """Some of the sorted names."""
+        found: list[str] = self._names.take(self._order[first:end]).to_pylist()
+        return found
 
     def blocks(self) -> Iterator[tuple[list[str], list[str], Places]]:
         """Names in order, some at a time, with their paths and the places of their rows."""
@@ -126,7 +127,7 @@ class Names:
     def near(self, name: str) -> list[str]:
         """Names that stand near it; all, where they are few."""
         at = self._rank(name)
-        return self._between(max(at - NEAR, 0), at + NEAR)
+        return self.between(max(at - NEAR, 0), at + NEAR)
 
     @cached_property
     def _by_hash(self) -> tuple[NDArray[np.uint64], Places]:
@@ -138,10 +139,6 @@ class Names:
     def _places(self, chosen: Places) -> Places:
         """Of the rows that hold these names."""
         return np.searchsorted(self._starts, chosen, "right") - 1
-
-    def _between(self, first: int, end: int) -> list[str]:
-        found: list[str] = self._names.take(self._order[first:end]).to_pylist()
-        return found
 
     def _name(self, rank: int) -> str:
         return str(self._names[int(self._order[rank])].as_py())
