@@ -6,7 +6,7 @@
 #
 # PYTHON names another Python that has fwd2bot. The figures to expect are those of README.md.
 # Minutes on two cores, with other work beside it: tower 18, language 18, projector 6, llava 36, fwd2bot 77, fixed-4 139,
-# average_pool-16 60, average_pool-4 148, figures 15; not yet run in full: fixed-16.
+# fixed-16 118, average_pool-16 60, average_pool-4 148, figures 15.
 # Killed and started again, it goes on where it was; a stage that is finished in work/ is not trained again, so remove
 # its folder there, and those of the stages after it, to train anew.
 set -euo pipefail
