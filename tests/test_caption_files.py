@@ -244,18 +244,18 @@ def sugarcrepe(folder: Path, **files: Any) -> SugarCrepe:
 
 
 def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
-    """swap_obj has three pairs, number 1 is missing: one right, one wrong, one equal, which is wrong.
-
-    What several pairs say stands among the texts once.
-    """
-    told = {"0": ("a", "right"), "2": ("b", "right"), "3": ("a", "equal")}
-    rows = {key: {"filename": name, "caption": said, "negative_caption": "n"} for key, (name, said) in told.items()}
+    """swap_obj has three pairs, number 1 is missing: one right, one wrong, one equal, which is wrong."""
+    rows = {
+        key: {"filename": name, "caption": "c", "negative_caption": "n"}
+        for key, name in {"0": "a", "2": "b", "3": "a"}.items()
+    }
     benchmark = sugarcrepe(tmp_path, swap_obj=rows)
     assert benchmark.images() == [tmp_path / "val2017/a.jpg", tmp_path / "val2017/a", tmp_path / "val2017/b"]
     images = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
-    assert benchmark.texts() == ["A dog on a mat.", "A mat on a dog.", "right", "n", "equal"]
-    equal = [0.0, 1.0]  # to the picture as near as "n", the negative
-    found = benchmark.score(images, np.array([[1, 0], [0, 1], [1, 0], [0, 1], equal], dtype=np.float32))
+    texts = np.array([[1, 0], [0, 1]] * 9, dtype=np.float32)
+    at = 2 * [pair.kind for pair in benchmark.pairs].index("swap_obj")
+    texts[at + 4 : at + 6] = [0.6, 0.8]
+    found = benchmark.score(images, texts)
     assert list(found) == list(KINDS)
     assert found["swap_obj"] == pytest.approx(100 / 3)
     assert {found[kind] for kind in KINDS if kind != "swap_obj"} == {100.0}
@@ -263,7 +263,7 @@ def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
 
 def test_sugarcrepe_of_a_picture_without_a_vector_is_wrong(tmp_path: Path) -> None:
     benchmark = sugarcrepe(tmp_path)
-    assert set(benchmark.score(np.full((1, 2), np.nan, np.float32), np.ones((2, 2), np.float32)).values()) == {0.0}
+    assert set(benchmark.score(np.full((1, 2), np.nan, np.float32), np.ones((14, 2), np.float32)).values()) == {0.0}
 
 
 @pytest.mark.parametrize(

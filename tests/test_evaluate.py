@@ -280,10 +280,11 @@ def test_vectors_are_those_of_the_model(model: Fwd2Bot, world: Path, tmp_path: P
     texts = np.load(tmp_path / "out/coco_retrieval-test.texts.npy")
     expected = model.embed(model.compress(benchmark.images(), 2)).numpy()
     np.testing.assert_allclose(images, expected, atol=1e-5)
-    np.testing.assert_allclose(texts, model.embed(benchmark.texts(), 2).numpy(), atol=1e-5)
+    once = list(dict.fromkeys(benchmark.texts()))
+    np.testing.assert_allclose(texts, model.embed(once, 2).numpy(), atol=1e-5)
     assert [line for line in told.lines if line[2] == line[3]] == [
         ("embedded", "images", PICTURES, PICTURES),
-        ("embedded", "texts", 5 * PICTURES, 5 * PICTURES),
+        ("embedded", "texts", len(once), len(once)),
     ]
 
 

@@ -110,7 +110,7 @@ class Names:
 
     def hash(self, place: int) -> str:
         """Of the row, in hexadecimal digits."""
-        return self._hashes[place].tobytes().hex()
+        return str(self._hashes[place].tobytes().hex())
 
     def hashes(self) -> NDArray[np.bytes_]:
         """Of all rows, sorted, in hexadecimal digits, as an array of S64."""
