@@ -73,6 +73,16 @@ def tiny_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_base):
+    """The folder of a Fwd2Bot of random weights."""
+    import torch
+    from tiny_runs import saved_fwd2bot
+
+    torch.set_num_threads(1)
+    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny-fwd2bot", tiny_base)
+
+
+@pytest.fixture(scope="module")
 def model():
     """A tiny fwd2bot for 2 or 8 tokens."""
     from tiny import tiny_compressor

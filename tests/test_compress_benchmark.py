@@ -7,9 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from tiny import script
-from tiny_runs import saved_fwd2bot
 
 from fwd2bot import ingest
 
@@ -17,12 +15,6 @@ from fwd2bot import ingest
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     return script("benchmarks/compress.py")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    torch.set_num_threads(1)
-    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny", tiny_base)
 
 
 def figures(benchmark: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import saved_fwd2bot
 
 import fwd2bot
 from fwd2bot.cli import main
@@ -31,12 +30,6 @@ PICTURES = 2 * len(SCENES)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(java_scorers, "why_not", lambda: "Java is not installed")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A Fwd2Bot of random weights."""
-    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny-fwd2bot", tiny_base)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tiny import tiny_compressor
-from tiny_runs import saved_fwd2bot
 from torch import Tensor
 from world_reader import answer
 
@@ -41,12 +40,6 @@ KNOWN = {*object_names(), SIGN}
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A Fwd2Bot of random weights."""
-    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny-fwd2bot", tiny_base)
 
 
 class Oracle:

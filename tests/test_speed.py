@@ -8,7 +8,6 @@ from types import ModuleType
 import pytest
 import torch
 from tiny import script
-from tiny_runs import saved_fwd2bot
 
 from fwd2bot.checkpoint import load_model
 
@@ -16,12 +15,6 @@ from fwd2bot.checkpoint import load_model
 @pytest.fixture(scope="module")
 def speed() -> ModuleType:
     return script("benchmarks/speed.py")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    torch.set_num_threads(1)
-    return saved_fwd2bot(tmp_path_factory.mktemp("models") / "tiny", tiny_base)
 
 
 def test_figures_of_a_tiny_model(

@@ -216,6 +216,16 @@ def _store(parser: Parser, about: str = "folder of the store") -> None:
     parser.add_argument("--store", metavar="STORE", required=True, help=about)
 
 
+def _whole_store(parser: Parser) -> None:
+    parser.add_argument("store", metavar="STORE", help="folder of the store")
+
+
+def _rows(parser: Parser, about: str) -> None:
+    """How rows are made."""
+    parser.add_argument("--quantise", choices=QUANTISERS, help=about)
+    parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
+
+
 def _tokens(parser: Parser, about: str) -> None:
     parser.add_argument("--tokens", metavar="N", type=int, help=about)
 
@@ -232,8 +242,7 @@ def _compress(commands: _Commands) -> None:
     parser.add_argument("paths", metavar="PHOTOS", nargs="+", help="files, and folders with all that is below them")
     _store(parser, "folder of the store; made where there is none")
     _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
-    parser.add_argument("--quantise", choices=QUANTISERS, help="how a new store keeps its tokens (default: int2)")
-    parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
+    _rows(parser, "how a new store keeps its tokens (default: int2)")
 
 
 def _ask(commands: _Commands) -> None:
@@ -277,7 +286,7 @@ def _match(commands: _Commands) -> None:
 def _serve(commands: _Commands) -> None:
     about = "Serve a store: OpenAI's end points, the album's, and a page to look at; see docs/serving.md."
     parser = _command(commands, "serve", about, _model())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
     parser.add_argument("--host", metavar="H", default="127.0.0.1", help="address to serve on (default: 127.0.0.1, "
                         "which this machine alone reaches)")  # fmt: skip
     parser.add_argument("--port", metavar="N", type=int, default=8000, help="0: one that is free (default: 8000)")
@@ -293,35 +302,34 @@ def _serve(commands: _Commands) -> None:
 def _info(commands: _Commands) -> None:
     about = "Say what is in a store: rows, bytes a row beside those of the files, and the model that wrote it."
     parser = _command(commands, "info", about, _filter(), _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
     parser.add_argument("--rows", action="store_true", help="list the images")
 
 
 def _verify(commands: _Commands) -> None:
     about = "Read every byte of a store, and name the files and images that are not as they were written."
     parser = _command(commands, "verify", about, _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
 
 
 def _repair(commands: _Commands) -> None:
     about = "Make a damaged store whole: give back what can be given back, and keep all other rows."
     parser = _command(commands, "repair", about, _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
 
 
 def _migrate(commands: _Commands) -> None:
     about = "Compress a store's images again with another model; the old rows answer until that is done."
     parser = _command(commands, "migrate", about, _model(), _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
     _tokens(parser, "tokens an image, of those that the model offers (default: as many as now)")
-    parser.add_argument("--quantise", choices=QUANTISERS, help="how to keep tokens (default: as now)")
-    parser.add_argument("--batch", metavar="N", type=int, default=32, help="images at once (default: 32)")
+    _rows(parser, "how to keep tokens (default: as now)")
 
 
 def _delete(commands: _Commands) -> None:
     about = "Delete images from a store; their files are left alone."
     parser = _command(commands, "delete", about, _filter(), _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="names")
     parser.add_argument("--missing", action="store_true", help="all whose files are gone")
 
@@ -329,7 +337,7 @@ def _delete(commands: _Commands) -> None:
 def _duplicates(commands: _Commands) -> None:
     about = "List groups of images that look the same to the model."
     parser = _command(commands, "duplicates", about, _json())
-    parser.add_argument("store", metavar="STORE", help="folder of the store")
+    _whole_store(parser)
     parser.add_argument("--above", metavar="C", type=float, default=0.98, help="cosine of two images (default: 0.98)")
 
 

@@ -49,6 +49,16 @@ class Embedder(ABC):
         """N texts, at least one -> (N, D)."""
 
 
+def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Each text once, and which of them stands at each place.
+
+    A text that stands several times is embedded once: in another batch it would come out a rounding apart, and chance
+    would say which of its images is the nearest.
+    """
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return list(places), [places[text] for text in texts]
+
+
 class ModelEmbedder(Embedder):
     """A model that embeds text: the vectors that it was trained to give. Raises InputError for a number of tokens that
     it does not offer."""

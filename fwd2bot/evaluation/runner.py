@@ -28,7 +28,7 @@ from torch import Tensor
 from fwd2bot.errors import ImageError, InputError
 from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, read_predictions
 from fwd2bot.evaluation.catalogue import folder_name, open_benchmark
-from fwd2bot.evaluation.embedders import Embedder, as_embedder
+from fwd2bot.evaluation.embedders import Embedder, as_embedder, distinct
 from fwd2bot.evaluation.files import read_json, write_json
 from fwd2bot.images import decode, read_image
 from fwd2bot.model import Fwd2Bot
@@ -149,17 +149,12 @@ class _Run:
         return None if benchmark.split in benchmark.served else benchmark.score(predictions)
 
     def vectors(self, benchmark: VectorBenchmark) -> dict[str, float]:
-        """The figures of vectors.
-
-        A text that stands several times is embedded once: in another batch it would come out a rounding apart, and
-        chance would say which of its images is the nearest.
-        """
+        """The figures of vectors."""
         self.made_with["vectors"] = self.embedder.vectors
         self._claim()
         images, texts = benchmark.images(), benchmark.texts()
         self.told |= {"images": len(images), "texts": len(texts)}
-        once = list(dict.fromkeys(texts))
-        places = {text: place for place, text in enumerate(once)}
+        once, places = distinct(texts)
 
         def embed_images(part: Sequence[int]) -> NDArray[np.float32]:
             opened = _read_all([(images[number], f"image {number}") for number in part])
@@ -175,7 +170,7 @@ class _Run:
 
         of_images = self._embedded("images", len(images), embed_images)
         of_texts = self._embedded("texts", len(once), embed_texts)
-        return benchmark.score(of_images, of_texts[[places[text] for text in texts]])
+        return benchmark.score(of_images, of_texts[places])
 
     def _shape(self, unit: str) -> tuple[int, ...]:
         """Of the vectors of one image, or one text."""

@@ -25,7 +25,7 @@ from fwd2bot.data.world.scene import Scene, near_duplicate
 from fwd2bot.data.world.writers import PICTURE
 from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, check_complete
-from fwd2bot.evaluation.embedders import Embedder
+from fwd2bot.evaluation.embedders import Embedder, distinct
 from fwd2bot.evaluation.files import write_json
 from fwd2bot.evaluation.metrics import exact_match, recall_at
 from fwd2bot.evaluation.runner import Progress, run_benchmarks
@@ -96,18 +96,13 @@ def retrieval_scores(
 
 
 def scene_vectors(embedder: Embedder, scenes: Sequence[Scene]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of the scenes' pictures and of their five captions each.
-
-    A caption of several scenes is embedded once: in another batch it would come out a rounding apart, and chance would
-    say whose it is.
-    """
-    texts = [text for scene in scenes for text in captions(scene)]
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    once, size = list(places), embedder.batch_size
+    """Vectors of the scenes' pictures and of their five captions each."""
+    once, places = distinct([text for scene in scenes for text in captions(scene)])
+    size = embedder.batch_size
     vectors = np.concatenate([embedder.embed_texts(once[at : at + size]) for at in range(0, len(once), size)])
     return (
         np.concatenate([embedder.embed_images(pictures(scenes[at : at + size])) for at in range(0, len(scenes), size)]),
-        vectors[[places[text] for text in texts]],
+        vectors[places],
     )
 
 

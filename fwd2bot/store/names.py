@@ -90,9 +90,13 @@ class Names:
 
     def place(self, name: str) -> int | None:
         """Of the row; None where there is no such name."""
-        at = self._rank(name)
-        found = at < len(self) and self._name(at) == name
-        return int(self._places(self._order[at : at + 1])[0]) if found else None
+        at = self._at(name)
+        return None if at is None else int(self._places(at)[0])
+
+    def owner(self, name: str) -> tuple[str, str] | None:
+        """The content hash of a name, and the path of its file; None where there is no such name."""
+        at = self._at(name)
+        return None if at is None else (self.hash(int(self._places(at)[0])), path_of(self._paths[int(at[0])].as_py()))
 
     def entry(self, key: str) -> Entry | None:
         """The row with a content hash, in hexadecimal digits; None where there is none."""
@@ -140,6 +144,11 @@ class Names:
         """Of the rows that hold these names."""
         return np.searchsorted(self._starts, chosen, "right") - 1
 
+    def _at(self, name: str) -> Places | None:
+        """Where a name stands among those of all rows, one number; None where there is no such name."""
+        rank = self._rank(name)
+        return self._order[rank : rank + 1] if rank < len(self) and self._name(rank) == name else None
+
     def _name(self, rank: int) -> str:
         return str(self._names[int(self._order[rank])].as_py())
 
@@ -185,13 +194,7 @@ class Known:
         """The content hash of a name, and the path of its file; None where there is no such name."""
         if (key := self._owners.get(name)) is not None:
             return key, self._added[key].names[name]
-        place = self.names.place(name)
-        if place is None:
-            return None
-        key = self.names.hash(place)
-        entry = self.names.entry(key)
-        assert entry is not None, "a row is found by its own hash"
-        return key, entry.names[name]
+        return self.names.owner(name)
 
 
 def _flat(lists: Any) -> Any:
