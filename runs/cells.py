@@ -6,15 +6,18 @@
 A cell is configs/evidence.yaml with a few values changed, trained from one seed, and measured with each number of
 tokens that it gives: about eight minutes and one for each number, on two cores. Trained models go to work/evidence/,
 figures to results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what was stopped goes on, and a cell
-that fails is told at the end, the others being made all the same.
+that fails is told at the end, the others being made all the same. Several processes may run at once, each with a part
+of the cores (OMP_NUM_THREADS): what one is making, the others leave alone.
 """
 
 import argparse
+import fcntl
 import json
 import math
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,13 +120,27 @@ CELLS: dict[str, Cell] = {
 def make(name: str, seed: int) -> None:
     """Train a cell from a seed and write its figures, as far as they are not there."""
     cell = CELLS[name]
-    missing = [count for count in cell.tokens if not result_path(name, count, seed).exists()]
-    if not missing:
-        return
-    trained = train(name, seed)
-    data = world()
-    for count in missing:
-        write(name, count, seed, trained, measure(cell, trained, count, data))
+    with claim(f"{name}-{seed}.making", wait=False) as ours:
+        missing = [count for count in cell.tokens if not result_path(name, count, seed).exists()]
+        if not ours or not missing:
+            return
+        trained = train(name, seed)
+        data = world()
+        for count in missing:
+            write(name, count, seed, trained, measure(cell, trained, count, data))
+
+
+@contextmanager
+def claim(name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Whether this process alone has what bears the name, within the block; the system frees it of a dead one."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def train(name: str, seed: int) -> Path:
@@ -135,7 +152,6 @@ def train(name: str, seed: int) -> Path:
     config = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     config |= {**cell.run, "out": str(out), "seed": seed}
     config["compressor"] |= cell.compressor
-    WORK.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f"{out.name}.yaml")
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return trained_by(path)
@@ -147,8 +163,9 @@ def trained_by(config: Path) -> Path:
 
     wanted = json.loads(json.dumps(TrainConfig.load(config).to_dict()))
     out = ROOT / wanted["out"]
-    if not (out / "done.json").exists():
-        run("train", config)
+    with claim(f"{out.name}.training"):
+        if not (out / "done.json").exists():
+            run("train", config)
     made = json.loads((out / "done.json").read_text("utf-8"))["config"]
     if changed := [one for one in wanted if one != "out" and made.get(one) != wanted[one]]:
         raise InputError(f"{out} was trained with another {changed[0]} than {config} says: remove it to train anew.")
@@ -158,9 +175,10 @@ def trained_by(config: Path) -> Path:
 def world() -> Path:
     """The test scenes as files of benchmarks, which show each with its near duplicate."""
     out = WORK / f"world-{IMAGES}"
-    if not (out / "written").exists():
-        run("world", "--out", out, "--images", IMAGES // 2, "--split", "test", "--benchmarks")
-        (out / "written").touch()
+    with claim(f"{out.name}.writing"):
+        if not (out / "written").exists():
+            run("world", "--out", out, "--images", IMAGES // 2, "--split", "test", "--benchmarks")
+            (out / "written").touch()
     return out / "benchmarks"
 
 

@@ -90,6 +90,7 @@ def test_first_seeds_come_before_further_ones_and_the_larger_base_last(monkeypat
     assert {seed for cell, seed in told if cell == "fwd2bot-16"} == {seed for cell, seed in told if cell == "e5v"}
     assert {seed for cell, seed in told if cell == "discriminative"} == {0, 1, 2}
     assert {seed for cell, seed in told if cell == "core-4"} == {0}
+    assert told.index(("core-4", 0)) < told.index(("core-36", 0)) < told.index(("fwd2bot-16", 1))
 
 
 @pytest.fixture
@@ -107,6 +108,13 @@ def tiny(cells: ModuleType, tiny_base: Path, tmp_path: Path, monkeypatch: pytest
     clip = cells.Cell((1,), needs=(str(tower),), tower=True)
     monkeypatch.setattr(cells, "CELLS", {"fwd2bot-4": cells.CELLS["fwd2bot-4"], "identity": usual, "clip": clip})
     return cells
+
+
+def test_what_another_process_makes_is_left_alone(tiny: ModuleType, tmp_path: Path) -> None:
+    with tiny.claim("fwd2bot-4-0.making") as ours:
+        assert ours
+        assert tiny.main(["fwd2bot-4", "clip"]) == 0
+    assert set(paths(tmp_path)) == {"clip"}
 
 
 def told_by(path: Path) -> dict[str, Any]:
