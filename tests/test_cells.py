@@ -197,6 +197,7 @@ def test_the_document_is_what_the_results_say(results: ModuleType) -> None:
     for number, table in results.TABLES.items():
         expected = f"{results.our_table(table)}\n\n{results.paper_table(number)}".strip()
         assert read_section(results.DOCUMENT, f"table-{number}") == expected
+    assert read_section(results.DOCUMENT, "curves") == results.curves()
     for name, gather in results.fig_tokens.DRAWINGS.items():
         drawing = gather()
         told = results.fig_tokens.told(name, drawing, there=any(results.fig_tokens.panels(drawing)))

@@ -1,9 +1,10 @@
 """Fill the tables of docs/results.md from results/evidence/*.json, and draw its plots: `python tools/results.py`.
 
 Our table, what was not run, and the paper's own table (results/paper.yaml). runs/tab1.py and the others make the JSONs;
-runs/fig_tokens.py draws.
+runs/curves.py what the long trainings had on the way; runs/fig_tokens.py draws.
 """
 
+import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from cells import CELLS, Figures, called, results  # noqa: E402  # after the pat
 from tables import TABLES, Table  # noqa: E402
 
 DOCUMENT = ROOT / "docs/results.md"
+CURVES = ROOT / "results/world/curves.json"
 CREPE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
 Column = tuple[str, Callable[[Figures], float | None]]
 
@@ -144,6 +146,19 @@ def paper_table(number: int) -> str:
     return f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"
 
 
+def curves() -> str:
+    """Validation scores of the long trainings by step: is a method behind, or only slower?"""
+    scores = {name: curve["scores"] for name, curve in json.loads(CURVES.read_text("utf-8")).items()}
+    steps = sorted({int(step) for one in scores.values() for step in one})
+    heads = [f"`{method}` with {count}" for method, _, count in (name.rpartition("-") for name in scores)]
+    lines = [" | ".join(["| steps", *heads]) + " |", "| ---: |" + " ---: |" * len(heads)]
+    for step in steps:
+        values = [one.get(str(step)) for one in scores.values()]
+        shown = [NONE if value is None else f"{value:.1f}" for value in values]
+        lines.append(f"| {step:,} | " + " | ".join(shown) + " |")
+    return "\n".join(lines).replace("`fixed`", "`fwd2bot`")
+
+
 def rivals() -> str:
     """What each method can be used for; where it cannot, tables have no number."""
     lines = ["| method | stored | searched by text | needs the question |", "| --- | --- | --- | --- |"]
@@ -157,6 +172,7 @@ def main() -> int:
     write_section(DOCUMENT, "methods", rivals())
     for number, table in TABLES.items():
         write_section(DOCUMENT, f"table-{number}", f"{our_table(table)}\n\n{paper_table(number)}")
+    write_section(DOCUMENT, "curves", curves())
     for name, words in fig_tokens.draw().items():
         write_section(DOCUMENT, f"figure-{name}", words)
     return 0
