@@ -1,6 +1,6 @@
 """The backbone: a transformers LLaVA (CLIP tower, projector, Llama-type language model), architecture unchanged.
 
-The only module that imports transformers' models. It walks the layers itself, so that no layer is run whose output
+It walks the layers itself, so that no layer is run whose output
 nobody reads, no mask is made where none is needed, and the stage of the adapters stands in one place.
 
 Shapes: B rows, T positions, V visual tokens, D width of the language model.

@@ -241,6 +241,16 @@ def test_memory_is_worked_by_hand_where_nothing_depends_on_the_batch() -> None:
     assert memory.parts["gradients on their way to other GPUs"] == 0
 
 
+def test_a_sharded_model_is_spread_but_for_what_is_gathered() -> None:
+    alone = plan_7b(compile=False).memory.parts
+    spread = plan_7b(compile=False, sharded=True, gpus=8).memory.parts
+    for part in ("base", "adapters and embeddings, float32", "gradients", "adamw's state"):
+        assert spread[part] == -(-alone[part] // 8)
+    layer, outside = 4 * 4096**2 + 3 * 4096 * 11008, 7_063_427_072 - 24 * 12 * 1024**2
+    assert spread["weights gathered from other GPUs"] == 2 * (2 * layer + outside - 32 * layer)
+    assert spread["gradients on their way to other GPUs"] == alone["weights gathered from other GPUs"] == 0
+
+
 def test_1024_pairs_of_7b_fit_on_one_gpu() -> None:
     run = replace(TrainConfig.load(ROOT / "configs/llava-1.5-7b.yaml"), batch_size=16)
     work = Work(run, read_base(run.init))

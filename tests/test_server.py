@@ -118,6 +118,14 @@ def test_a_picture_that_may_not_be_shown_is_not(client, tmp_path):
     assert "did you mean 'fox.png'" in told(client.get("/album/picture?image=fix.png"), 404)
 
 
+def test_an_end_of_its_path_names_no_image(client, served):
+    """It would tell who guesses one that it is right."""
+    row = served.album.store.get(["fox.png"])[0]
+    for image in (row.path, "photos/fox.png", row.hash):
+        assert served.album.store.find(image) == "fox.png"
+        assert f"There is no image {image!r}" in told(client.get("/album/picture", params={"image": image}), 404)
+
+
 @pytest.mark.parametrize("name", ["../album.store/x", "/etc/passwd", "..%2F..%2Fetc/passwd", "more/../../x", "a%00b"])
 def test_only_names_of_the_album_are_pictures(client, name):
     told(client.get(f"/album/picture?image={name}"), 404)

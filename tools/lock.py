@@ -3,7 +3,6 @@
 requirements/run.txt        what fwd2bot needs, to serve, too, but for torch
 requirements/dev.txt        what the checks and tests need beyond that
 requirements/torch.txt      torch as the package index has it, with the CUDA libraries it needs on Linux
-requirements/torch-cpu.txt  torch for Linux without a GPU; written by hand, for that build's index gives no hashes here
 
 Versions that are locked already stay, unless `--upgrade` (all) or `--upgrade-package NAME` is given.
 """
@@ -34,7 +33,7 @@ def resolve(output: Path, *options: str) -> dict[str, str]:
 
 
 def main(options: list[str]) -> None:
-    known = "".join(path.read_text() for path in sorted(LOCKS.glob("*.txt")) if path.name != "torch-cpu.txt")
+    known = "".join(path.read_text() for path in sorted(LOCKS.glob("*.txt")))
     with tempfile.TemporaryDirectory() as folder:
         everything = Path(folder, "everything.txt")
         everything.write_text(known)

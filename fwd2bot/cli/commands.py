@@ -175,7 +175,7 @@ def run_export(options: argparse.Namespace) -> int:
 
     done = export_model(options.model, options.to, target=options.target, dtype=options.dtype)
     if not done.merged:
-        note(f"fwd2bot: {options.model} has no adapter to merge; {options.to} is a copy of its base")
+        note(f"fwd2bot: {options.model} has no adapter to merge; {options.to} has its base as it is")
     print(f"{options.to}: {done.bytes:,} bytes in {done.dtype}; its README.md says how rows are read")
     return 0
 

@@ -368,7 +368,7 @@ def _push(commands: _Commands) -> None:
 def _world(commands: _Commands) -> None:
     about = "Write generated images with questions, captions and every annotation file."
     parser = _command(commands, "world", about)
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write, new or empty")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; made where there is none")
     parser.add_argument("--images", metavar="N", type=int, required=True, help="how many")
     parser.add_argument("--split", default="test", help="train, val, test or composition (default: test)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="other images of the same split (default: 0)")

@@ -175,7 +175,7 @@ def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
             "bytes": row.file_bytes,
             "width": row.width,
             "height": row.height,
-            "modified": datetime.datetime.fromtimestamp(row.modified, datetime.UTC).isoformat(),
+            "modified": datetime.datetime.fromtimestamp(row.modified).astimezone().isoformat(),
         }
         for row in listed(store, wanted)
     ]

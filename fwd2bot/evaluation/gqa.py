@@ -49,6 +49,7 @@ class GQA(Benchmark):
         return means(hits)
 
     def submission(self, predictions: Mapping[str, str]) -> tuple[str, bytes]:
+        check_complete(self._questions, predictions)
         rows = [{"questionId": key, "prediction": _processed(text)} for key, text in predictions.items()]
         return f"{self.split}_predictions.json", json.dumps(rows).encode()
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from fwd2bot.errors import InputError, StoreError
+from fwd2bot.errors import StoreError
 from fwd2bot.images import Picture, content_hash, decode, read_bytes
 from fwd2bot.server.pictures import Folders, thumbnail
 from fwd2bot.server.replies import RequestError
@@ -69,12 +69,12 @@ class Album:
         return {**shown, "store": self.store.path.name}
 
     def row(self, image: str) -> Row:
-        """The row of an image. Raises RequestError where there is none of this name."""
-        try:
-            return self.store.get([image])[0]
-        except InputError as error:
-            told = str(error).replace(str(self.store.path), self.store.path.name)  # where it lies is nobody's business
-            raise RequestError(404, told, code="image_not_found") from None
+        """The row of an image. Raises RequestError where there is none of this very name: an end of its path would
+        tell who guesses one where its file lies."""
+        if self.store.owner(image) is None:
+            told = self.store.unknown(image).replace(str(self.store.path), self.store.path.name)
+            raise RequestError(404, told, code="image_not_found")
+        return self.store.get([image])[0]
 
     def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
         """A page of the images whose names fit a pattern (* and ?), by name."""

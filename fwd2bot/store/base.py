@@ -309,7 +309,12 @@ class Store(ABC):
         if found:
             several = " or ".join(map(repr, list(found.values())[:3]))
             raise InputError(f"{image!r} may be {several} of {self.path}: give the whole name.")
-        raise InputError(f"There is no image {image!r} in {self.path}{self._suggestion(asked)}")
+        raise InputError(self.unknown(image))
+
+    def unknown(self, image: str) -> str:
+        """What to say of an image that is not there: a sentence with the name that is nearest."""
+        asked = PurePosixPath(image.strip()).as_posix()
+        return f"There is no image {image!r} in {self.path}{self._suggestion(asked)}"
 
     def get(self, images: Sequence[str], num_tokens: int | None = None) -> list[Row]:
         """The rows of images, in order, with their first `num_tokens` summary tokens (all of them where None).

@@ -2,7 +2,7 @@
 
 The file is cut into blocks, each with its CRC-32. Block i belongs to group i mod G, and the exclusive or of a group's
 blocks is kept: one damaged block of each group can be computed from the others, so that G blocks in a row can be lost.
-A guard takes a 40th of a large file. Where every block is a group of its own, it is a copy.
+A guard takes a 60th of a large file. Where every block is a group of its own, it is a copy.
 """
 
 import json

@@ -192,7 +192,9 @@ def _assumptions(work: Work, loads: list[Load], text: int, gpus: int) -> list[st
         told.append(f"the longest caption of a batch has {CAPTION_TOKENS} tokens")
     if work.own and work.base.tokenizer is None:
         told.append(f"the prompt has {work.prompts[0]} tokens, one for 4 characters (the tokenizer is not here)")
-    if gpus > 1:
+    if gpus > 1 and work.config.sharded:
+        told.append("weights, gradients and optimizer state are spread over the GPUs (sharded), the batch, too")
+    elif gpus > 1:
         told.append("each GPU holds the whole model and an equal part of the batch")
     told.append("a step takes what its matrix products take at this share of the dense bfloat16 peak (--mfu), those "
                 "computed again counted; reading pictures, checkpoints and validation come on top")  # fmt: skip

@@ -1,7 +1,7 @@
 """Checkpoints of a run whose weights and optimizer state are spread over processes (FSDP2): one file a process.
 
-In torch's distributed format (DCP), so another number of processes can go on from them. Written to one side, forced to
-the disk and renamed; checksums stand beside them, and the one before is kept.
+Safetensors that say where in the whole each part stands (torch's DCP), so another number of processes can go on from
+them. Written to one side, forced to the disk and renamed; checksums stand beside them, and the one before is kept.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -31,8 +31,8 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
     distributed.wait()
     reason = None
     try:
-        save(dict(tensors), checkpoint_id=new)
-        sums = {path.name: file_hash(path) for path in sorted(new.glob(f"__{distributed.rank()}_*"))}
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(new), save_distributed=True))
+        sums = {path.name: file_hash(path) for path in sorted(new.glob(f"shard-{distributed.rank() + 1:05}-*"))}
     except Exception as error:  # torch wraps those of all processes into one that is no OSError
         reason, sums = " ".join(str(error).split())[:200], {}
     everyone = _told_to_all((reason, sums))
@@ -42,8 +42,7 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
     if distributed.leads():
         whole = {name: digest for _, part in everyone for name, digest in part.items()}
         try:
-            told = {"step": step, "seconds": seconds, "files": {**whole, ".metadata": file_hash(new / ".metadata")}}
-            (new / TOLD).write_text(json.dumps(told))
+            (new / TOLD).write_text(json.dumps({"step": step, "seconds": seconds, "files": whole}))
             for path in new.iterdir():
                 to_disk(path)
             make_newest(new, last, folder / PREVIOUS)
@@ -61,11 +60,12 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] |
     path = newest_whole(folder, (folder / LAST, folder / PREVIOUS), _whole)
     if path is None:
         return None
-    kept = FileSystemReader(path).read_metadata().state_dict_metadata
+    reader = HuggingFaceStorageReader(str(path))
+    kept = reader.read_metadata().state_dict_metadata
     shapes = {name: getattr(one, "size", None) for name, one in kept.items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
-    load(tensors, checkpoint_id=path)
+    load(tensors, storage_reader=reader)
     told = json.loads((path / TOLD).read_text())
     return int(told["step"]), float(told["seconds"])
 

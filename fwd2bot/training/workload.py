@@ -263,19 +263,28 @@ class Work:
         # What a step is worked off in pieces of, is here at once as pictures and vectors.
         images, pairs = (math.ceil(load.images / gpus), load.pairs) if load.cached else (rows, rows * gpus)
         kept = {on: self.activations(load, rows, text, checkpointing=on) for on in (True, False)}
+        holders = gpus if self.config.sharded else 1
         parts = {
-            "base": self.base_bytes(),
-            "adapters and embeddings, float32": FLOAT * own,
-            "gradients": FLOAT * trained,
-            f"{self.config.optimizer}'s state": self.optimizer_bytes(),
+            "base": math.ceil(self.base_bytes() / holders),
+            "adapters and embeddings, float32": math.ceil(FLOAT * own / holders),
+            "gradients": math.ceil(FLOAT * trained / holders),
+            f"{self.config.optimizer}'s state": math.ceil(self.optimizer_bytes() / holders),
+            "weights gathered from other GPUs": self.gathered_bytes() if holders > 1 else 0,
             "activations": kept[checkpointing],
             "logits, or a layer in backward": max(scores, layer),
             "pictures": FLOAT * images * self.base.tower.channels * self.base.tower.image**2 if load.images else 0,
             "contrastive batch": contrast_bytes(pairs, self.base.language.width) if load.pairs else 0,
             "workspace": WORKSPACE,
-            "gradients on their way to other GPUs": FLOAT * trained if gpus > 1 else 0,
+            "gradients on their way to other GPUs": FLOAT * trained if gpus > 1 and holders == 1 else 0,
         }
         return Memory(rows=rows, parts=parts, activations={"with": kept[True], "without": kept[False]})
+
+    def gathered_bytes(self) -> int:
+        """Of a sharded model's weights that one GPU holds whole: two layers, and all that is in none."""
+        towers = (self.base.language, self.base.tower)
+        layers = sum(one.layers * size(one.matrices) for one in towers)
+        outside = sum(self.base.parameters.values()) - layers
+        return (HALF if self.config.autocast else FLOAT) * (2 * size(self.base.language.matrices) + outside)
 
     def base_bytes(self) -> int:
         """Of the base in memory."""
