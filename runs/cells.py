@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,8 @@ def trained_by(config: Path) -> Path:
     with claim(f"{out.name}.training"):
         if not (out / "done.json").exists():
             run("train", config)
-    made = json.loads((out / "done.json").read_text("utf-8"))["config"]
+    later = {one.name: one.default for one in fields(TrainConfig) if one.default is not MISSING}  # than its training
+    made = json.loads(json.dumps(later)) | json.loads((out / "done.json").read_text("utf-8"))["config"]
     if changed := [one for one in wanted if one != "out" and made.get(one) != wanted[one]]:
         raise InputError(f"{out} was trained with another {changed[0]} than {config} says: remove it to train anew.")
     return out

@@ -1,7 +1,7 @@
 """Figure 3: how much training changed the weights, by layer and stage; Sec. 5, "Single vs. stage-specific LoRA".
 
     python runs/fig3.py        # 5 seconds on two cores
-    python runs/fig3.py --model emoji-world --model work/emoji-world/single-16
+    python runs/fig3.py --model work/evidence/fwd2bot-16-0 --model work/evidence/single_lora-0
 
 Numbers go to results/figures/fig3.json (there by kind of linear layer, too), the drawing to docs/figures/fig3.svg.
 Scenes are not used: the figure is of the weights alone.

@@ -15,6 +15,7 @@ from tiny_runs import settings, written
 from fwd2bot.checkpoint import load_model
 from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.compressors.config import CompressorConfig
+from fwd2bot.errors import InputError
 from fwd2bot.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +116,17 @@ def test_what_another_process_makes_is_left_alone(tiny: ModuleType, tmp_path: Pa
         assert ours
         assert tiny.main(["fwd2bot-4", "clip"]) == 0
     assert set(paths(tmp_path)) == {"clip"}
+
+
+def test_a_setting_that_came_after_a_training_had_its_default_there(tiny: ModuleType, tmp_path: Path) -> None:
+    config = written(tmp_path, {**settings("tower", tmp_path / "tower", tmp_path), "steps": 2})
+    (tmp_path / "tower").mkdir()
+    of_then = {name: value for name, value in TrainConfig.load(config).to_dict().items() if name != "report"}
+    (tmp_path / "tower/done.json").write_text(json.dumps({"config": of_then}))
+    assert tiny.trained_by(config) == tmp_path / "tower"
+    (tmp_path / "tower/done.json").write_text(json.dumps({"config": {**of_then, "report": ["wandb"]}}))
+    with pytest.raises(InputError, match="was trained with another report than"):
+        tiny.trained_by(config)
 
 
 def told_by(path: Path) -> dict[str, Any]:
