@@ -41,7 +41,9 @@ def test_gqa_compares_lower_case_without_trailing_stops(tmp_path: Path) -> None:
         "accuracy": 200 / 3, "binary": 100, "open": 50, "semantic/attr": 50, "semantic/obj": 100,
         "structural/query": 50, "structural/verify": 100,
     })  # fmt: skip
-    name, content = gqa.submission(said) or ("", b"")
+    with pytest.raises(InputError, match="1 samples have no prediction"):
+        gqa.submission(said)
+    name, content = gqa.submission({**said, "04": "cup"}) or ("", b"")
     assert name == "testdev_balanced_predictions.json"
     assert json.loads(content)[0] == {"questionId": "01", "prediction": "no"}
     with pytest.raises(InputError, match="1 samples have no prediction"):

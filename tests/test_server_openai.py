@@ -82,7 +82,7 @@ def test_pictures_may_be_stored_sent_or_in_a_folder(client, served):
     folder = served.album.folders.folders[0]
     for url in (
         "fwd2bot://more%2Fflag.png",
-        "fwd2bot://flag.png",  # any end of its path
+        "fwd2bot://flag.png",  # any end of its name
         data_url("green", "yellow"),
         data_url("green", "yellow", "WEBP"),
         f"file://{folder}/more/flag.png",

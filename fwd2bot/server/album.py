@@ -7,6 +7,7 @@ import asyncio
 import fnmatch
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from fwd2bot.errors import StoreError
+from fwd2bot.errors import InputError, StoreError
 from fwd2bot.images import Picture, content_hash, decode, read_bytes
 from fwd2bot.server.pictures import Folders, thumbnail
 from fwd2bot.server.replies import RequestError
@@ -69,12 +70,14 @@ class Album:
         return {**shown, "store": self.store.path.name}
 
     def row(self, image: str) -> Row:
-        """The row of an image. Raises RequestError where there is none of this very name: an end of its path would
-        tell who guesses one where its file lies."""
-        if self.store.owner(image) is None:
-            told = self.store.unknown(image).replace(str(self.store.path), self.store.path.name)
-            raise RequestError(404, told, code="image_not_found")
-        return self.store.get([image])[0]
+        """The row of an image, by its name or any end of that. Raises RequestError where there is none: an end of a
+        path would tell who guesses one where its file lies."""
+        with suppress(InputError):
+            name = self.store.find(image)
+            if f"/{name}".endswith(f"/{image}"):
+                return self.store.get([name])[0]
+        told = self.store.unknown(image).replace(str(self.store.path), self.store.path.name)
+        raise RequestError(404, told, code="image_not_found")
 
     def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
         """A page of the images whose names fit a pattern (* and ?), by name."""
