@@ -105,7 +105,7 @@ def test_the_base_keeps_its_names():
 @pytest.mark.parametrize("name", ["compress", "generate"])
 @pytest.mark.parametrize("method", ["fwd2bot", "single_forward"])
 def test_peft_loads_our_adapters_and_computes_the_same(tmp_path, method, name):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs peft, to read adapters as others do")
     compressor, pixels = tiny_compressor(method), tiny_pixels(2)
     adapters.save_adapter(compressor.llava.network, name, tmp_path)
     other = tiny_llava()
@@ -121,7 +121,7 @@ def test_peft_loads_our_adapters_and_computes_the_same(tmp_path, method, name):
 
 @of_peft
 def test_we_load_the_adapters_of_peft(tmp_path):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs peft, to read adapters as others do")
     targets = r"model\.language_model\.layers\.\d+\..*_proj"
     config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=targets, init_lora_weights=False)
     other = tiny_llava()

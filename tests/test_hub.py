@@ -425,7 +425,7 @@ def test_an_empty_folder_may_be_there_but_no_file(tmp_path: Path) -> None:
 def test_document_says_what_works(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "emoji-world" not in bundled_names():
         pytest.skip("needs the bundled model emoji-world")
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs peft, to read adapters as others do")
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parent.parent / "docs/sharing.md").read_text()
     hub_code, peft_code, _ = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

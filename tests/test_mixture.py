@@ -27,13 +27,13 @@ class Numbers(Source):
         return Record(key=f"{range(self.length)[index]}")
 
     def picture(self, record: Record) -> Image.Image:
-        raise NotImplementedError
+        raise NotImplementedError("only the order of records is tested")
 
     def text_lengths(self) -> NDArray[np.int32]:
-        raise NotImplementedError
+        raise NotImplementedError("only the order of records is tested")
 
     def kinds(self) -> NDArray[np.uint8]:
-        raise NotImplementedError
+        raise NotImplementedError("only the order of records is tested")
 
 
 class Rotated(Numbers):

@@ -142,7 +142,7 @@ class Compressor(nn.Module):
 
     def compress(self, pixels: Tensor, questions: Sequence[str] | None = None, num_tokens: int | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, K, D)."""
-        raise NotImplementedError
+        raise NotImplementedError("every method has its own")
 
     def rows_of(self, num_tokens: int | None = None) -> int:
         """How many rows `compress` gives: as many as tokens, unless the language model itself leaves some out."""

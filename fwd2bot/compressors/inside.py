@@ -78,7 +78,7 @@ class InsideCompressor(Compressor):
 
     def keep(self, seen: Seen, count: int) -> Kept:
         """Which `count` rows of the image stay, see `Reducer`."""
-        raise NotImplementedError
+        raise NotImplementedError("every method has its own")
 
     def rows_of(self, num_tokens: int | None = None) -> int:
         self.chosen_count(num_tokens)
