@@ -1,6 +1,7 @@
 """Two and four processes take the very steps of one: losses, gradients, weights, for each stage and kind of batch."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -84,8 +85,30 @@ def kinds_of_batches(found: dict[str, torch.Tensor]) -> set[tuple[bool, bool, bo
 
 def torchrun(program: list[str]) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
+def two_alone(program: list[str]) -> list[tuple[int, str]]:
+    """The exit status and words of two processes that nobody watches: torchrun may end one before it has spoken."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {**environment(), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *program],
+            env={**group, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    words = [one.communicate(timeout=300)[1] for one in started]
+    return [(one.returncode, said) for one, said in zip(started, words, strict=True)]
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -120,10 +143,10 @@ sys.exit(main(["train", sys.argv[1]]))
 def test_one_process_that_dies_stops_the_run_with_a_sentence(tmp_path: Path, tiny_base: Path) -> None:
     path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base))
     (tmp_path / "dies.py").write_text(DIES)
-    done = torchrun([str(tmp_path / "dies.py"), str(path)])
-    assert done.returncode == 1
-    assert "power cut" in done.stderr
-    assert "Process 0 of 2 has lost another one" in done.stderr
+    left, died = two_alone([str(tmp_path / "dies.py"), str(path)])
+    assert died == (1, "power cut\n")
+    assert left[0] == 1
+    assert "Process 0 of 2 has lost another one" in left[1]
     done = torchrun(["-m", "fwd2bot", "train", str(path)])
     assert done.returncode == 0, done.stderr
     assert "Going on at step 3 of 6." in done.stderr
