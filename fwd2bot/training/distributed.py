@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -68,6 +68,15 @@ def wait() -> None:
     """Until every process is here."""
     if count() > 1:
         dist.barrier()
+
+
+def stop(error: Fwd2BotError) -> NoReturn:
+    """Raise what every process knows. Of several the first says it, and none goes before: torchrun then ends all."""
+    if count() == 1:
+        raise error
+    tell(f"fwd2bot: {error}")
+    wait()
+    raise SystemExit(error.exit_code)
 
 
 @contextmanager

@@ -131,11 +131,11 @@ class Job:
             total = torch.stack(list(losses.values())).sum()
         figures = distributed.means(losses)
         if not math.isfinite(sum(figures.values())):
-            if not distributed.leads():  # all processes know; one tells
-                raise SystemExit(Fwd2BotError.exit_code)
-            raise Fwd2BotError(
-                f"The loss is {sum(figures.values())} at step {step}; lower the learning rate, remove "
-                f"{self.config.out} and train anew."
+            distributed.stop(
+                Fwd2BotError(
+                    f"The loss is {sum(figures.values())} at step {step}; lower the learning rate, remove "
+                    f"{self.config.out} and train anew."
+                )
             )
         total.backward()
         nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)
