@@ -1,5 +1,6 @@
 """ScienceQA, POPE, MME and MMBench on official files written by hand: what they ask, and figures worked by hand."""
 
+import json
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ import pytest
 from official_files import HEAD, LETTER, ROWS, WORD, mmbench, mme, pope, scienceqa, texts, write
 
 from fwd2bot.errors import InputError
+from fwd2bot.evaluation.base import read_predictions
 from fwd2bot.evaluation.catalogue import open_benchmark
 
 # ScienceQA.
@@ -130,6 +132,22 @@ def test_mme_finds_the_question_in_llavas_answers(tmp_path: Path) -> None:
     row = {"question_id": "scene/images/a.jpg", "prompt": "Is it c?" + WORD}
     assert benchmark.prediction_key(row) == "scene/a\nIs it c?"
     assert benchmark.prediction_key({**row, "prompt": "Is it c?  Please answer yes or no."}) == "scene/a\nIs it c?"
+
+
+def test_mme_takes_answers_without_questions_in_the_files_order(tmp_path: Path) -> None:
+    benchmark = mme(tmp_path / "mme")
+    lines = [{"question_id": f"count/{name}.png", "text": text} for name, text in zip("aabb", "1234", strict=True)]
+    file = tmp_path / "said.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_predictions(benchmark, file) == {
+        "count/a\nIs it a?": "1", "count/a\nIs it c?": "2", "count/b\nIs it b?": "3", "count/b\nIs it c?": "4",
+    }  # fmt: skip
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]))
+    with pytest.raises(InputError, match=r"Line 5 of .* is about 'count/a\\nIs it c\?', which came before"):
+        read_predictions(benchmark, file)
+    file.write_text(json.dumps({**lines[0], "question_id": "count/c.png"}))
+    with pytest.raises(InputError, match=r"is about 'count/c\.png', which is no sample of mme"):
+        read_predictions(benchmark, file)
 
 
 # MMBench.

@@ -85,8 +85,11 @@ class Benchmark(Opened):
         """Name and content of the file that the benchmark's server wants; None: it is scored here alone."""
         return None
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
-        """The key of a line of a file of predictions. Raises KeyError where the line lacks a field."""
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
+        """The key of a line of a file of predictions, `before` being those of the lines before it.
+
+        Raises KeyError where the line lacks a field.
+        """
         return str(row["question_id"])
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
-            key, text = benchmark.prediction_key(row), row["text"]
+            key, text = benchmark.prediction_key(row, found), row["text"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wrong = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object with texts"
             raise InputError(f"Line {number} of {path} {wrong}: docs/benchmarks.md says what a line holds.") from error

@@ -5,7 +5,7 @@ the prompt is the one of its own training mixture, and is told in the result.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class CaptionBenchmark(Benchmark):
     def samples(self) -> Sequence[Sample]:
         return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.captioned]
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "image" in row and "question_id" not in row and "image_id" not in row:
             return self._keys.get(Path(row["image"]).name, str(row["image"]))
         return str(row["image_id"] if "image_id" in row else row["question_id"])

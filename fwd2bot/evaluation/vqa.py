@@ -103,7 +103,7 @@ class VizWiz(Benchmark):
             for row in self._rows
         ]
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         return str(row["image"])
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class TextVQA(Benchmark):
     def _by_number(self) -> dict[str, str]:
         return {str(row.number("question_id")): _key(row) for row in self._rows}
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "prompt" not in row:
             return self._by_number.get(str(row["question_id"]), str(row["question_id"]))
         return f"{row['question_id']}\n{row['prompt'].split(chr(10))[0].lower()}"

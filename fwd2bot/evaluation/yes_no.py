@@ -1,6 +1,7 @@
 """Questions with yes or no: POPE and MME."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class POPE(Benchmark):
             for key, row in self._questions.items()
         ]
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         key = str(row["question_id"])
         asked = row["prompt"].split("\n")[0] if "prompt" in row else None
         if asked is not None and key in self._questions and asked != self._questions[key].text("text"):
@@ -90,6 +91,8 @@ def _binary(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
 class MME(Benchmark):
     """Keys are `subtask/name of the picture` and the question, a line each: both questions of a picture share its name.
 
+    Without LLaVA's `prompt` the first line about a picture is about its first question, the next about its second.
+
     The folder is MME_Benchmark_release_version. Source: MME's calculation.py; LLaVA's convert_answer_to_mme.py.
     """
 
@@ -114,9 +117,22 @@ class MME(Benchmark):
             for question, _ in questions
         ]
 
-    def prediction_key(self, row: Mapping[str, Any]) -> str:
-        subtask, _, name = row["question_id"].partition("/")
-        return _mme_key(subtask, name.rpartition("/")[2], row["prompt"].replace(SHORT_ANSWER.strip(), ""))
+    def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
+        said: str = row["question_id"]
+        subtask, _, name = said.partition("/")
+        picture = name.rpartition("/")[2]
+        if "prompt" in row:
+            return _mme_key(subtask, picture, row["prompt"].replace(SHORT_ANSWER.strip(), ""))
+        both = self._by_picture.get(_mme_key(subtask, picture, ""), [said])
+        return next((key for key in both if key not in before), both[-1])
+
+    @cached_property
+    def _by_picture(self) -> dict[str, list[str]]:
+        """The keys of a picture's questions, by their first line."""
+        found: dict[str, list[str]] = {}
+        for sample in self.samples():
+            found.setdefault(sample.key.partition("\n")[0] + "\n", []).append(sample.key)
+        return found
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
         subtask = sample.key.partition("/")[0]
