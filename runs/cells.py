@@ -104,7 +104,8 @@ CELLS: dict[str, Cell] = {
     "discriminative": ablation(losses={"contrastive": 1.0}),
     "generative": ablation(losses={"autoregressive": 1.0}),
     "single_lora": ablation({"adapters": "single"}),
-    "full_fine_tuning": ablation({"adapters": "full"}, learning_rate=0.0002, other_learning_rate=0.0001),
+    # At the rates of the base's own training (configs/emoji-world/llava.yaml).
+    "full_fine_tuning": ablation({"adapters": "full"}, learning_rate=0.0012, other_learning_rate=0.0004),
     "bidirectional": ablation({"attention": "bidirectional"}),
     "from_language_model": ablation(
         needs=(TOWER, LANGUAGE),
