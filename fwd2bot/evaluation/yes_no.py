@@ -128,11 +128,12 @@ class MME(Benchmark):
 
     @cached_property
     def _by_picture(self) -> dict[str, list[str]]:
-        """The keys of a picture's questions, by their first line."""
-        found: dict[str, list[str]] = {}
-        for sample in self.samples():
-            found.setdefault(sample.key.partition("\n")[0] + "\n", []).append(sample.key)
-        return found
+        """The keys of a picture's questions, by the key of none."""
+        return {
+            _mme_key(subtask, image.name, ""): [_mme_key(subtask, image.name, question) for question, _ in questions]
+            for subtask, pictures in self._pictures.items()
+            for image, questions in pictures
+        }
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
         subtask = sample.key.partition("/")[0]
