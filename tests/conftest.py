@@ -25,6 +25,14 @@ def exact_norms(monkeypatch):
 
 
 @pytest.fixture
+def bfloat16(monkeypatch):
+    """Products in bfloat16 also where the processor has no instructions for them."""
+    from fwd2bot.training import distributed
+
+    monkeypatch.setattr(distributed, "multiplies_bfloat16", lambda device: True)
+
+
+@pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Runs a command with the model that sees colours, in an empty folder: run("info", "x") -> (code, out, err)."""
     from cli_run import make_run

@@ -80,6 +80,7 @@ def test_parameters_are_those_of_the_model(kind: str, tmp_path: Path, tiny_base:
     assert sum(added.values()) == sum(p.numel() for p in compressor.own_parameters().values())
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_of_the_base_are_those_in_memory(kind: str, autocast: bool, tmp_path: Path, tiny_base: Path) -> None:
@@ -192,6 +193,7 @@ def kept_bytes(stage: Any, batch: Any) -> int:
     return sum(storage.nbytes() for storage in found.values())
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ from fwd2bot.data.world.patches import SHOWN, SIZES, patch_words
 from fwd2bot.data.world.scene import COLOURS, PLACES
 from fwd2bot.data.world.sprites import LETTERS
 from fwd2bot.errors import Fwd2BotError
-from fwd2bot.training import loop, run
+from fwd2bot.training import distributed, loop, run
 from fwd2bot.training.compressor import CompressorStage
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.language import FINDING, LanguageStage, answers_right
@@ -282,6 +282,7 @@ def test_a_model_starts_from_another_without_its_adapters(tmp_path: Path, tiny_b
     assert torch.equal(model.llava.embed(torch.tensor([5])), load_model(tiny_base).llava.embed(torch.tensor([5])))
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_frozen_base_is_kept_in_half_width_and_gives_the_very_same_step(
     tied: bool, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
@@ -308,6 +309,20 @@ def test_a_frozen_base_is_kept_in_half_width_and_gives_the_very_same_step(
     (losses, weights), (plain_losses, plain_weights) = found
     assert losses == plain_losses
     assert all(torch.equal(weight, plain_weights[name]) for name, weight in weights.items())
+
+
+def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {}
+    for autocast, has in ((True, False), (False, True)):
+        monkeypatch.setattr(distributed, "multiplies_bfloat16", lambda device, has=has: has)
+        out = tmp_path / str(autocast)
+        run(written(tmp_path, settings("fwd2bot", out, tiny_base, steps=2, autocast=autocast)))
+        assert ("no instructions for bfloat16" in capsys.readouterr().err) == autocast
+        assert json.loads((out / "done.json").read_text())["config"]["autocast"] == autocast
+        weights[autocast] = load_file(out / "generate/adapter_model.safetensors")
+    assert all(torch.equal(weight, weights[False][name]) for name, weight in weights[True].items())
 
 
 def test_a_compressor_starts_from_the_parts_of_a_llava(tmp_path: Path, tiny_base: Path) -> None:

@@ -59,7 +59,7 @@ class CompressorStage(Stage):
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
-        if config.halves_base:
+        if config.halves_base and self.in_bfloat16:
             llava.halve_matrices()
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:

@@ -81,6 +81,8 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     """The loop itself; gives the folder of the result."""
     job = Job(stage, config)
     step, seconds = job.resume()
+    if config.autocast and not stage.in_bfloat16:
+        tell("This processor has no instructions for bfloat16: matrix products are taken in float32.")
     watch = Watch(config, step, seconds)
     for batch in batches(stage, config, step):
         losses = job.step(batch, step)
@@ -116,7 +118,7 @@ class Job:
         self.stage = stage
         self.config = config
         if config.sharded:
-            self.losses: Any = distributed.shard(_Losses(stage), stage.layers, autocast=config.autocast)
+            self.losses: Any = distributed.shard(_Losses(stage), stage.layers, autocast=stage.in_bfloat16)
         else:
             self.losses = distributed.replicate(_Losses(stage).to(stage.device), varied=stage.varied)
         self.named = {name: p for name, p in stage.module.named_parameters() if p.requires_grad}

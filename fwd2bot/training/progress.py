@@ -27,7 +27,7 @@ class Watch:
     """Collects the losses of the steps and tells them every `log_every` steps.
 
     Time for figures and checkpoints is part of `seconds`, not of the rate. A rate is rows a second over all processes,
-    utilisation the share of the rate of bfloat16 products that this device was measured to have: FLOPs of the model's
+    utilisation the share of the rate of large products that this device was measured to have: FLOPs of the model's
     products, what is computed again for gradient checkpointing not counted.
     """
 
@@ -170,9 +170,10 @@ _REPORTS: dict[str, type[Any]] = {"tensorboard": _TensorBoard, "wandb": _Weights
 
 
 def matmul_rate(device: torch.device) -> float:
-    """FLOPs a second of a large bfloat16 product on this device, the best of some."""
+    """FLOPs a second of a large product on this device, in bfloat16 where it has that, the best of some."""
     side = 8192 if device.type == "cuda" else 1024
-    left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if distributed.multiplies_bfloat16(device) else torch.float32
+    left = torch.randn(side, side, device=device, dtype=dtype)
     best = 0.0
     for _ in range(6):
         start = time.monotonic()

@@ -72,9 +72,14 @@ class Stage(ABC):
     def save(self, folder: Path) -> None:
         """Write what the next stage, or the user, loads."""
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Matrix products are: the configuration wants it, and the device does not take them one number at a time."""
+        return self.config.autocast and distributed.multiplies_bfloat16(self.device)
+
     def autocast(self) -> torch.autocast:
-        """Where the configuration wants it, matrix products in bfloat16."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
+        """Around what computes losses and figures."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16)
 
     def validation(self) -> Iterator[range]:
         """Numbers of the validation scenes, in whole batches."""
