@@ -11,6 +11,7 @@ in its cache. Needs 1.7 GB of disk a million rows.
 """
 
 import argparse
+import hashlib
 import json
 import resource
 import subprocess
@@ -65,7 +66,7 @@ def commits(rows: int) -> Iterator[list[Row]]:
         yield [
             Row(
                 name=f"{number // 1000:04}/IMG_{number:08}.jpg",
-                hash=f"{number * 0x9E3779B97F4A7C15 % 2**64:064x}",
+                hash=hashlib.sha256(str(number).encode()).hexdigest(),
                 path=f"/photos/{number // 1000:04}/IMG_{number:08}.jpg",
                 file_bytes=1_000_000,
                 fingerprint=MODEL,

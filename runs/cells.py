@@ -4,7 +4,8 @@
     python runs/cells.py --list
 
 A cell is configs/evidence.yaml with a few values changed, trained from one seed, and measured with each number of
-tokens that it gives: 14 to 27 minutes of a core. Trained models go to work/evidence/, figures to
+tokens that it gives: 14 to 27 minutes of a core. What its papers use without training is not trained here either, and
+measured on the base as it is, in five. Models go to work/evidence/, figures to
 results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what was stopped goes on, and a cell that fails
 is told at the end, the others being made all the same. Several processes may run at once, each with a part of the cores
 (OMP_NUM_THREADS): what one is making, the others leave alone.
@@ -14,6 +15,7 @@ import argparse
 import fcntl
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +47,7 @@ class Cell:
 
     needs: configurations of what it starts from and the repository does not hold; each is trained once, before it.
     tower: nothing more is trained, and what is measured is the last of `needs`.
+    untrained: nothing is; the method is put on the base.
     one_word: searched by the words that it says of a picture, too, as LLaVA is without training (Tab. 9, 10).
     blank: measured on a grey picture, too: guessing, where the share that is kept begins.
     """
@@ -54,12 +57,17 @@ class Cell:
     run: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     tower: bool = False
+    untrained: bool = False
     one_word: bool = False
     blank: bool = False
 
 
 def rival(name: str, count: int, **more: Any) -> Cell:
     return Cell((count,), {"compressor": name, "num_tokens": count}, **more)
+
+
+def untrained(name: str, count: int) -> Cell:
+    return Cell((count,), {"compressor": name, "num_tokens": count, "adapters": "none"}, untrained=True)
 
 
 def nested(name: str, *counts: int, one_word: bool = False) -> Cell:
@@ -81,9 +89,11 @@ LARGER = {
 """On a base with a language model of twice the size."""
 EACH = (
     "average_pool", "downsample", "prumerge", "prumerge_plus", "visionzip", "core", "token_packer", "token_shuffle",
-    "quecc", "fastv", "v2drop", "illava", "text_interaction", "visual_context_compressor",
+    "quecc", "visual_context_compressor",
 )  # fmt: skip
 """Methods with a training for each number of tokens."""
+UNTRAINED = ("fastv", "v2drop", "illava", "text_interaction")
+"""Methods that leave image rows out of a language model that was trained with all of them."""
 CELLS: dict[str, Cell] = {
     "identity": rival("identity", 144, one_word=True, blank=True),
     **{f"fwd2bot-{count}": rival("fwd2bot", count) for count in (32, 16, 4)},
@@ -93,6 +103,8 @@ CELLS: dict[str, Cell] = {
         for name in EACH
         for count in GRID
     },
+    "base": untrained("identity", 144),
+    **{f"{name}-{count}": untrained(name, count) for name in UNTRAINED for count in GRID},
     "matryoshka_multimodal": nested("matryoshka_multimodal", *GRID, one_word=True),
     "matryoshka_query": nested("matryoshka_query", *GRID, one_word=True),
     **{f"compress_only-{count}": rival("compress_only", count) for count in (16, 4)},
@@ -145,7 +157,7 @@ def claim(name: str, *, wait: bool = True) -> Iterator[bool]:
 
 
 def train(name: str, seed: int) -> Path:
-    """The folder of the trained model."""
+    """The folder of the model."""
     cell, out = CELLS[name], WORK / f"{name}-{seed}"
     needed = [trained_by(ROOT / config) for config in cell.needs]
     if cell.tower:
@@ -153,9 +165,24 @@ def train(name: str, seed: int) -> Path:
     config = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     config |= {**cell.run, "out": str(out), "seed": seed}
     config["compressor"] |= cell.compressor
+    if cell.untrained:
+        return put_on_base(out, config)
     path = out.with_name(f"{out.name}.yaml")
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return trained_by(path)
+
+
+def put_on_base(out: Path, config: dict[str, Any]) -> Path:
+    """The folder of a method that has no weights of its own."""
+    from fwd2bot.checkpoint import FORMAT, base_folder
+    from fwd2bot.compressors.config import CompressorConfig
+
+    base = os.path.relpath(base_folder(ROOT / config["init"]["base"]), out)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"fwd2bot": FORMAT, "base": base, "compressor": CompressorConfig.from_dict(config["compressor"]).to_dict()}
+    (out / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    (out / "done.json").write_text(json.dumps({"steps": 0, "seconds": 0}), encoding="utf-8")
+    return out
 
 
 def trained_by(config: Path) -> Path:
@@ -231,10 +258,13 @@ def of_signs(benchmark: Any, out: Path) -> dict[str, float] | None:
 
 
 def parameters(trained: Path) -> float:
-    """How many were trained, in millions, as the last checkpoint has them."""
+    """How many were trained, in millions, as the last checkpoint has them; of what was put on the base, none."""
     from safetensors import safe_open
 
-    with safe_open(trained / "checkpoint/last.safetensors", "pt") as file:
+    checkpoint = trained / "checkpoint/last.safetensors"
+    if not checkpoint.exists():
+        return 0.0
+    with safe_open(checkpoint, "pt") as file:
         names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118  # it is no mapping
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names) / 1e6
 

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cells import EACH, GRID, make_all
+from cells import EACH, GRID, UNTRAINED, make_all
 
 UNDERSTANDING = (
-    "identity",
+    "base", "identity",
     "fwd2bot-32", "fwd2bot-16", "fwd2bot-4", "fwd2bot-prefix",
     "matryoshka_multimodal", "matryoshka_query",
-    *(f"{name}-{count}" for count in GRID for name in EACH),
+    *(f"{name}-{count}" for count in GRID for name in (*EACH, *UNTRAINED)),
     "compress_only-16", "compress_only-4",
 )  # fmt: skip
 RETRIEVAL = (

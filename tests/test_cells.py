@@ -8,6 +8,7 @@ from typing import Any
 
 import cells as made
 import pytest
+import torch
 import yaml
 from tiny import script
 from tiny_runs import settings, written
@@ -45,6 +46,7 @@ def test_every_cell_is_a_configuration(cells: ModuleType, tmp_path: Path) -> Non
         offered = compressor.token_counts if len(cell.tokens) > 1 else (compressor.num_tokens,)
         assert set(cell.tokens) == set(offered), name
         assert (config.steps, config.batch_size) == (recipe["steps"], recipe["batch_size"]), name
+        assert not (cell.untrained and (CATALOGUE[compressor.compressor].trained or cell.run or cell.needs)), name
         assert all(CATALOGUE[compressor.compressor].can_give(count, 12) for count in cell.tokens), name
         assert not (cell.one_word and CATALOGUE[compressor.compressor].embeds_text), name
     assert {cell.compressor.get("compressor", "fwd2bot") for cell in cells.CELLS.values()} == set(CATALOGUE)
@@ -107,7 +109,8 @@ def tiny(cells: ModuleType, tiny_base: Path, tmp_path: Path, monkeypatch: pytest
     usual = cells.rival("identity", 16, one_word=True, blank=True)
     tower = written(tmp_path, {**settings("tower", tmp_path / "tower", tiny_base), "steps": 2})
     clip = cells.Cell((1,), needs=(str(tower),), tower=True)
-    monkeypatch.setattr(cells, "CELLS", {"fwd2bot-4": cells.CELLS["fwd2bot-4"], "identity": usual, "clip": clip})
+    some = {name: cells.CELLS[name] for name in ("fwd2bot-4", "fastv-4")}
+    monkeypatch.setattr(cells, "CELLS", {**some, "identity": usual, "clip": clip})
     return cells
 
 
@@ -153,6 +156,20 @@ def test_a_cell_is_made_once(tiny: ModuleType, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tiny, "train", None)  # would fail if it were called
     assert tiny.main(["fwd2bot-4"]) == 0
     assert tiny.main(["--list"]) == 0
+
+
+def test_what_is_published_without_training_is_put_on_the_base(
+    tiny: ModuleType, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "trained_by", None)  # would fail if it were called
+    assert tiny.main(["fastv-4"]) == 0
+    told = told_by(tmp_path / "results/fastv-4-4-0.json")
+    assert (told["steps"], told["figures"]["cost"]["trained_millions"]) == (0, 0.0)
+    assert told["figures"]["cost"]["rows_a_layer"] > 4
+    model = load_model(tmp_path / "work/fastv-4-0")
+    assert model.config.compressor == "fastv"
+    assert not model.own_parameters()
+    assert torch.equal(model.llava.embed(torch.tensor([5])), load_model(tiny_base).llava.embed(torch.tensor([5])))
 
 
 def test_a_cell_goes_on_where_it_was_stopped_and_refuses_another_recipe(
