@@ -384,10 +384,9 @@ class Store(ABC):
         rows = sketches.nearest(query, top)
         places, codes = sketches.places[rows], sketches.codes(rows)
         vectors = self._vectors_at(places) if codes is None else self.header.decoded_vectors(codes)
-        scores = np.array(_cosines(query, vectors))
-        chosen = _at_least_top(scores, top)
-        found = zip((-scores[chosen]).tolist(), self._names_at(places[chosen]), strict=True)
-        return [(name, -score) for score, name in sorted(found)[:top]]
+        chosen = _at_least_top(vectors @ query, top)
+        found = zip(self._names_at(places[chosen]), _cosines(query, vectors[chosen]), strict=True)
+        return sorted(found, key=lambda one: (-one[1], one[0]))[:top]
 
     def _sketched(self) -> Sketches | None:
         """Sketches of all rows, made once for a version; None where there are few rows, or more than memory is for."""

@@ -17,7 +17,7 @@ from fwd2bot.store.rotate import rotate
 MOST_BITS = 512
 MEMORY = 512 * 2**20
 """Bytes that sketches may take; vectors are held, too, where they fit."""
-BLOCK = 2**14
+BLOCK = 2**15
 """Rows that are counted at once: they stay in the processor's cache."""
 WEIGHED = 0.05
 COMPARED = 6000
@@ -36,7 +36,7 @@ class Sketches:
         """`codes`: places of rows and their vectors as `codec` keeps them, in blocks; `rows` in all."""
         self._bytes = _sketch_bytes(width)
         self.places = np.empty(rows, dtype=np.int64)
-        self._signs = np.empty((rows, _padded(self._bytes) // 8), dtype=np.uint64)
+        self._signs = np.empty((_padded(self._bytes) // 8, rows), dtype=np.uint64)  # a word of all rows a line
         size = codec.token_bytes(width)
         held = rows * (_row_bytes(width) + size) <= MEMORY
         self._codes = np.empty((rows, size), dtype=np.uint8) if held else None
@@ -44,7 +44,7 @@ class Sketches:
         for places, block in codes:
             part = slice(first, first + len(places))
             self.places[part] = places
-            self._signs[part] = self._words(codec.signs(block))
+            self._signs[:, part] = self._words(codec.signs(block))
             if self._codes is not None:
                 self._codes[part] = block
             first += len(places)
@@ -56,7 +56,7 @@ class Sketches:
 
     def codes(self, rows: Places) -> Bytes | None:
         """The vectors of rows by their numbers here, as they are stored; None where they are not held."""
-        return None if self._codes is None else self._codes[rows]
+        return None if self._codes is None else self._codes.take(rows, axis=0)
 
     def nearest(self, query: Floats, top: int) -> Places:
         """Numbers of the rows to compare with a (D,) query, rising.
@@ -66,19 +66,16 @@ class Sketches:
         compared = max(COMPARED, 20 * top)
         weighed = max(int(WEIGHED * len(self.places)), 4 * compared)
         rotated = rotate(query)[: 8 * self._bytes]
-        near = _lowest(self._differences(np.packbits(rotated > 0)), weighed)
-        return near[_lowest(-self._weighed(near, rotated), compared)]
+        near = _fewest(self._differences(np.packbits(rotated > 0)), weighed)
+        return near[_highest(self._weighed(near, rotated), compared)]
 
     def _differences(self, signs: Bytes) -> NDArray[np.uint16]:
         """(n,): in how many signs each row differs."""
-        [query] = self._words(signs[None])
-        found = np.empty(len(self._signs), dtype=np.uint16)
+        query = self._words(signs[None])
+        found = np.empty(len(self.places), dtype=np.uint16)
         for first in range(0, len(found), BLOCK):
-            counts = np.bitwise_count(self._signs[first : first + BLOCK] ^ query)
-            total = counts[:, 0].astype(np.uint16)
-            for word in range(1, counts.shape[1]):
-                total += counts[:, word]
-            found[first : first + BLOCK] = total
+            part = slice(first, first + BLOCK)
+            found[part] = np.bitwise_count(self._signs[:, part] ^ query).sum(axis=0, dtype=np.uint16)
         return found
 
     def _weighed(self, rows: Places, query: Floats) -> Floats:
@@ -86,17 +83,18 @@ class Sketches:
         steps = np.zeros(8 * self._bytes, dtype=np.float32)
         steps[: len(query)] = np.rint(query * (127 / max(float(np.abs(query).max()), 1e-30)))
         worth = steps.reshape(-1, 8) @ _BITS.T  # (bytes, 256): what each byte adds
-        content = self._signs[rows].view(np.uint8)
         total = np.zeros(len(rows), dtype=np.float32)
-        for place, of_byte in enumerate(worth):
-            total += of_byte[content[:, place]]  # less than 2^24: exact in any order
+        for number, words in enumerate(self._signs):
+            content = words.take(rows).view(np.uint8).reshape(len(rows), 8)
+            for of_byte, column in zip(worth[8 * number :], content.T, strict=False):  # the last word may be filled up
+                total += of_byte[column]  # less than 2^24: exact in any order
         return total
 
     def _words(self, signs: Bytes) -> NDArray[np.uint64]:
-        """(n, bytes) -> (n, words): the first of the signs, filled up with zeros."""
+        """(n, bytes) -> (words, n): the first of the signs, filled up with zeros."""
         padded = np.zeros((len(signs), _padded(self._bytes)), dtype=np.uint8)
         padded[:, : self._bytes] = signs[:, : self._bytes]
-        return padded.view(np.uint64)
+        return padded.view(np.uint64).T
 
 
 def _sketch_bytes(width: int) -> int:
@@ -112,8 +110,14 @@ def _padded(count: int) -> int:
     return -(-count // 8) * 8
 
 
-def _lowest(values: NDArray[np.generic], count: int) -> Places:
-    """Positions of the `count` lowest values, and of all that equal the last of them."""
+def _fewest(counts: NDArray[np.uint16], count: int) -> Places:
+    """Positions of the `count` lowest, and of all that equal the last of them."""
+    upto = np.cumsum(np.bincount(counts))  # how many rows have at most so much
+    return np.flatnonzero(counts <= np.searchsorted(upto, min(count, len(counts))))
+
+
+def _highest(values: Floats, count: int) -> Places:
+    """Positions of the `count` highest, and of all that equal the last of them."""
     if len(values) <= count:
         return np.arange(len(values))
-    return np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    return np.flatnonzero(values >= np.partition(values, -count)[-count])
