@@ -1,11 +1,12 @@
-"""A store of many rows: how fast it fills, how fast and how well it is searched, what it takes on disk and in memory.
+"""A store of many rows: how fast it fills, is searched and looked after, what it takes on disk and in memory.
 
     python benchmarks/store.py --rows 10000 100000        # a quarter of an hour
     python benchmarks/store.py --out benchmarks/results/store-MACHINE-DATE.json      # with 1,000,000: half an hour
 
 Rows are made up: vectors whose variance falls along their axes as it does for the bundled model's, tokens by chance.
 They come in as `compress` brings them, 256 to a commit. Each query is a row's vector turned away from it as far as a
-caption's is from its picture's. Filling and searching happen in processes of their own, whose peak memory counts.
+caption's is from its picture's. Filling, searching and the rest happen in processes of their own, whose peak memory
+counts.
 Recall is against all rows compared, of the vectors as they are stored. Times are of a store whose files the system has
 in its cache. Needs 1.7 GB of disk a million rows.
 """
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +30,19 @@ from numpy.typing import NDArray
 
 from fwd2bot.ingest import COMMIT_ROWS
 from fwd2bot.store import Row, Store
+from fwd2bot.store.care import verify
+from fwd2bot.store.duplicates import duplicates
+from fwd2bot.store.filters import Filter
 
 SIZES = (10_000, 100_000, 1_000_000)
 TOKENS, WIDTH = 16, 256
 TOP = 10
 QUERIES, CHECKED = 300, 50
 """Searches that are timed, and of these the ones whose results are compared with those of all rows."""
+SOME = 1000
+"""Images that are moved, then deleted."""
+COMPARED_ALL = 100_000
+"""Rows up to which duplicates are looked for: time grows with the square."""
 GOALS = {"p99_ms": 100.0, "recall": 0.99, "disk_ratio": 1.2}
 MODEL = "made-up"
 Floats = NDArray[np.float32]
@@ -125,10 +134,32 @@ def search(path: Path, rows: int) -> dict[str, float]:
     }
 
 
+def look_after(path: Path, rows: int) -> dict[str, float]:
+    """What one does to a store: search in a part of it, move and delete files, find duplicates, verify."""
+    asked = queries(rows, 1)[0]
+    store, found = Store.open(path), dict[str, float]()
+    for name, pattern in (("tenth", "*7.jpg"), ("hundredth", "*77.jpg")):
+        found[f"search_{name}_s"] = _seconds(partial(store.search, asked, TOP, wanted=Filter(path=pattern)))
+    some = store.names(0, min(SOME, rows // 2))
+    with store.writing():
+        moved = [replace(row, name=f"moved/{row.name}", path=f"/moved/{row.name}") for row in store.get(some)]
+        moved = [replace(row, tokens=None, vector=None) for row in moved]
+        found["move_s"] = _seconds(lambda: (store.add(moved), store.remove(some)))
+        found["delete_s"] = _seconds(lambda: (store.remove([row.name for row in moved]), store.tidy(erase=True)))
+    assert len(store) == rows - len(some)
+    found["verify_s"] = _seconds(lambda: verify(path))
+    if rows <= COMPARED_ALL:
+        found["duplicates_s"] = _seconds(lambda: duplicates(store, 0.999))
+    return found | {"look_after_memory_mb": _peak()}
+
+
 def _seconds(job: Callable[[], object]) -> float:
     began = time.perf_counter()
     job()
     return time.perf_counter() - began
+
+
+PARTS = {"fill": fill, "search": search, "look_after": look_after}
 
 
 def _peak() -> float:
@@ -144,7 +175,7 @@ def _unit(rows: NDArray[np.float64] | Floats) -> Floats:
 def measured(folder: Path, rows: int) -> dict[str, float]:
     """The figures of a store of so many rows, each part in a process of its own."""
     found: dict[str, float] = {"rows": rows}
-    for part in ("fill", "search"):
+    for part in PARTS:
         command = [sys.executable, __file__, "--part", part, "--rows", str(rows), "--folder", str(folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
@@ -158,7 +189,9 @@ def told(one: dict[str, float]) -> str:
         f"p99 {one['p99_ms']:.1f} ms, recall@{TOP} {one['recall']:.4f} (all rows: {one['exact_ms']:.0f} ms a query of "
         f"{CHECKED}; the first {one['first_search_s']:.2f} s); a row by name {one['get_ms']:.1f} ms (the first "
         f"{one['first_get_s']:.2f} s); disk {one['disk_ratio']:.3f} of the rows; memory {one['fill_memory_mb']:.0f} MB "
-        f"to fill, {one['search_memory_mb']:.0f} MB to search"
+        f"to fill, {one['search_memory_mb']:.0f} MB to search; among a tenth {one['search_tenth_s']:.1f} s, among a "
+        f"hundredth {one['search_hundredth_s']:.1f} s; {SOME:,} moved in {one['move_s']:.1f} s, deleted in "
+        f"{one['delete_s']:.1f} s; verified in {one['verify_s']:.1f} s"
     )
 
 
@@ -168,11 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--folder", type=Path, help="where stores are made and left (default: a temporary one)")
     add_options(parser)
-    parser.add_argument("--part", choices=("fill", "search"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
-        part = {"fill": fill, "search": search}[options.part]
-        print(json.dumps(part(options.folder / f"{options.rows[0]}.store", options.rows[0])))
+        print(json.dumps(PARTS[options.part](options.folder / f"{options.rows[0]}.store", options.rows[0])))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         sizes = []

@@ -17,7 +17,7 @@ from fwd2bot.errors import InputError, StoreError
 from fwd2bot.images import find_images, read_image
 from fwd2bot.ingest import CompressReport, Ingest, as_array
 from fwd2bot.store import DEFAULT_QUANTISATION, Store
-from fwd2bot.store.filters import EVERYTHING, Filter, search_listed
+from fwd2bot.store.filters import EVERYTHING, Filter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +200,7 @@ def search(
 
     embedded = list(_each(embed, queries))
     vectors = [vector for _, vector, _ in embedded if vector is not None]
-    results = iter(search_listed(store, np.stack(vectors), top, wanted, exact=exact) if vectors else [])
+    results = iter(store.search_many(np.stack(vectors), top, wanted=wanted, exact=exact) if vectors else [])
     return [
         Found(query=query, error=error) if vector is None else Found(query=query, results=next(results))
         for query, vector, error in embedded
@@ -219,7 +219,7 @@ def search_like(
     """The nearest images to a picture in a file. Raises ImageError where it cannot be read, and as `search` does."""
     count = _rows_count(model, store, None)
     tokens = model.compress([read_image(path)], num_tokens=count)
-    [results] = search_listed(store, as_array(model.embed(tokens)), top, wanted, exact=exact)
+    [results] = store.search_many(as_array(model.embed(tokens)), top, wanted=wanted, exact=exact)
     return Found(query=str(path), results=results)
 
 

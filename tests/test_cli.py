@@ -317,9 +317,9 @@ def test_search_that_is_exact_compares_every_row(run: Run, album: Path, monkeypa
     asked: list[bool] = []
     original = Store.search_many
 
-    def noted(self: Store, vectors: Any, top: int = 10, *, exact: bool = False) -> Any:
+    def noted(self: Store, vectors: Any, top: int = 10, *, exact: bool = False, **more: Any) -> Any:
         asked.append(exact)
-        return original(self, vectors, top, exact=exact)
+        return original(self, vectors, top, exact=exact, **more)
 
     monkeypatch.setattr(Store, "search_many", noted)
     for arguments in (["a blue picture"], ["a blue picture", "--exact"]):

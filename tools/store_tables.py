@@ -83,10 +83,17 @@ def search_section(result: dict[str, Any] | None) -> str:
         ("first search after opening, s", "first_search_s", "{:.2f}"),
         ("a row by name, ms", "get_ms", "{:.1f}"),
         ("first row by name after opening, s", "first_get_s", "{:.2f}"),
+        ("search among a tenth, s", "search_tenth_s", "{:.1f}"),
+        ("search among a hundredth, s", "search_hundredth_s", "{:.1f}"),
+        ("1,000 files moved, s", "move_s", "{:.1f}"),
+        ("1,000 images deleted, s", "delete_s", "{:.1f}"),
+        ("every byte verified, s", "verify_s", "{:.1f}"),
+        ("duplicates found, s", "duplicates_s", "{:,.0f}"),
         ("memory to fill, MB", "fill_memory_mb", "{:,.0f}"),
         ("memory to search, MB", "search_memory_mb", "{:,.0f}"),
+        ("memory to look after it, MB", "look_after_memory_mb", "{:,.0f}"),
     ):
-        lines.append(f"| {what} |" + "".join(f" {form.format(one[key])} |" for one in sizes))
+        lines.append(f"| {what} |" + "".join(f" {form.format(one[key]) if key in one else '–'} |" for one in sizes))
     return "\n".join(lines) + (
         f"\n\n`python benchmarks/{result['command']}`, {result['date']}, commit `{result['commit'][:7]}`, "
         f"{result['machine']}."

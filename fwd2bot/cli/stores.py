@@ -100,7 +100,7 @@ def run_migrate(options: argparse.Namespace) -> int:
 
 
 def run_delete(options: argparse.Namespace) -> int:
-    from fwd2bot.store.filters import EVERYTHING, listed
+    from fwd2bot.store.filters import EVERYTHING
 
     wanted = filter_of(options)
     if bool(options.images) == (options.missing or wanted != EVERYTHING):
@@ -109,7 +109,7 @@ def run_delete(options: argparse.Namespace) -> int:
     with store.writing():
         names = [store.find(image) for image in options.images]
         if not names:
-            rows = listed(store, wanted)
+            rows = store.listing(wanted)
             names = [row.name for row in rows if not (options.missing and os.path.exists(row.path))]  # noqa: PTH110
         names = list(dict.fromkeys(names))
         store.remove(names)
@@ -148,14 +148,14 @@ def filter_of(options: argparse.Namespace) -> "Filter":
 
 def wanted_names(options: argparse.Namespace, store: Store) -> list[str]:
     """The images of --image, or of the options that choose some, or all. Raises InputError where both are given."""
-    from fwd2bot.store.filters import EVERYTHING, listed
+    from fwd2bot.store.filters import EVERYTHING
 
     wanted = filter_of(options)
     if wanted == EVERYTHING:
         return options.image or store.names()
     if options.image:
         raise InputError("Give --image, or --path and its like, not both.")
-    names = [row.name for row in listed(store, wanted)]
+    names = [row.name for row in store.listing(wanted)]
     if not names:
         raise InputError(f"None of the {len(store.names()):,} images of {store.path} is such a one.")
     return names
@@ -163,7 +163,6 @@ def wanted_names(options: argparse.Namespace, store: Store) -> list[str]:
 
 def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
     """What `fwd2bot info --rows --json` tells of each image."""
-    from fwd2bot.store.filters import listed
     from fwd2bot.store.urls import url_of
 
     return [
@@ -177,7 +176,7 @@ def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
             "height": row.height,
             "modified": datetime.datetime.fromtimestamp(row.modified).astimezone().isoformat(),
         }
-        for row in listed(store, wanted)
+        for row in store.listing(wanted)
     ]
 
 

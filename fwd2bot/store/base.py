@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError
+from fwd2bot.store.filters import EVERYTHING, Filter
 from fwd2bot.store.names import Names
 from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes, Quantiser, quantiser
+from fwd2bot.store.ranking import at_least_top, cosines
 from fwd2bot.store.sketches import Sketches
 
 FORMAT = 2
@@ -27,6 +29,8 @@ SKETCHED_FROM = 20_000
 """Rows from which a search looks at sketches first."""
 HELD = 64 * 2**20
 """Bytes of vectors that are held in memory as numbers, so that the next search reads nothing."""
+AT_ONCE = 8192
+"""Rows whose vectors are read at once where some of a store are searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +216,8 @@ class Store(ABC):
         """Names of a content hash, with the paths of their files; none where it is not there."""
 
     @abstractmethod
-    def listing(self) -> Iterator[Row]:
-        """All images, sorted by name, without tokens and vectors."""
+    def listing(self, wanted: Filter = EVERYTHING) -> Iterator[Row]:
+        """The images that a filter lets through, sorted by name, without tokens and vectors."""
 
     @abstractmethod
     def remove(self, names: Sequence[str]) -> None:
@@ -263,8 +267,12 @@ class Store(ABC):
         """(n, D): the vectors of rows."""
 
     @abstractmethod
-    def _names_at(self, places: Places) -> list[str]:
-        """The first name of each of these rows."""
+    def _places_of(self, wanted: Filter) -> Places:
+        """Of the rows that have a name which a filter lets through, rising."""
+
+    @abstractmethod
+    def _names_at(self, places: Places, wanted: Filter) -> list[str]:
+        """The first name of each of these rows that a filter lets through; there is one."""
 
     # What all share.
 
@@ -334,18 +342,22 @@ class Store(ABC):
             rows.append(Row(**{**vars(row), "tokens": self.header.quantiser.decode(codes)}))
         return rows
 
-    def search(self, vector: Floats, top: int = 10, *, exact: bool = False) -> list[tuple[str, float]]:
+    def search(
+        self, vector: Floats, top: int = 10, *, wanted: Filter = EVERYTHING, exact: bool = False
+    ) -> list[tuple[str, float]]:
         """The `top` nearest images to a (D,) unit vector, as (name, cosine), best first."""
-        return self.search_many(np.asarray(vector)[None], top, exact=exact)[0]
+        return self.search_many(np.asarray(vector)[None], top, wanted=wanted, exact=exact)[0]
 
-    def search_many(self, vectors: Floats, top: int = 10, *, exact: bool = False) -> list[list[tuple[str, float]]]:
+    def search_many(
+        self, vectors: Floats, top: int = 10, *, wanted: Filter = EVERYTHING, exact: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """`search` for each of (Q, D) unit vectors.
 
-        Scores are exact cosines of the stored vectors. All rows are compared where `exact`, and in a store of less
-        than 20,000 rows; in a larger one, the 6,000 whose sketches (see `sketches`) promise most, so that one of
+        Scores are exact cosines of the stored vectors. All rows are compared where `exact`, and where less than
+        20,000 are searched; of more, the 6,000 whose sketches (see `sketches`) promise most, so that one of
         the nearest may be missed: docs/store.md says how rarely. In both cases equal vectors get equal scores, and
         equal scores go by name: the answer does not depend on the order in which rows were added. An image with
-        several names is found once, under the first of them.
+        several names is found once, under the first of them that `wanted` lets through.
         Raises StoreError where the vectors are not of the rows' width; InputError where `top` is below 1.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -353,10 +365,13 @@ class Store(ABC):
             raise StoreError(f"Vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}.")
         if top < 1:
             raise InputError(f"The number of results must be at least 1, not {top}.")
-        sketches = None if exact else self._sketched()
-        if sketches is None:
-            return self._compared(queries, top)
-        return [self._looked_up(sketches, query, top) for query in queries]
+        places = None if wanted == EVERYTHING else self._places_of(wanted)
+        few = places is not None and len(places) < SKETCHED_FROM
+        sketches = None if exact or few else self._sketched()
+        if sketches is not None:
+            among = None if places is None else np.searchsorted(sketches.places, places)
+            return [self._looked_up(sketches, query, top, wanted, among) for query in queries]
+        return self._compared(queries, top) if places is None else self._compared_at(queries, top, places, wanted)
 
     def _compared(self, queries: Floats, top: int) -> list[list[tuple[str, float]]]:
         """`search_many` in one pass over all rows."""
@@ -364,8 +379,8 @@ class Store(ABC):
         for names, block in self._blocks():
             rough = queries @ block.T  # its rounding depends on the block's shape: good for the choice alone
             for query, scores, kept in zip(queries, rough, best, strict=True):
-                chosen = _at_least_top(scores, top)
-                kept.extend((-score, names[i]) for score, i in zip(_cosines(query, block[chosen]), chosen, strict=True))
+                chosen = at_least_top(scores, top)
+                kept.extend((-score, names[i]) for score, i in zip(cosines(query, block[chosen]), chosen, strict=True))
                 kept.sort()
                 del kept[top:]
         return [[(name, -score) for score, name in kept] for kept in best]
@@ -379,13 +394,31 @@ class Store(ABC):
             self._held = (version, list(self._vectors()))
         return self._held[1]
 
-    def _looked_up(self, sketches: Sketches, query: Floats, top: int) -> list[tuple[str, float]]:
-        """The nearest of the rows whose sketches promise most."""
-        rows = sketches.nearest(query, top)
+    def _looked_up(
+        self, sketches: Sketches, query: Floats, top: int, wanted: Filter, among: Places | None
+    ) -> list[tuple[str, float]]:
+        """The nearest of the rows whose sketches promise most, of all or of those with these numbers there."""
+        rows = sketches.nearest(query, top, among)
         places, codes = sketches.places[rows], sketches.codes(rows)
         vectors = self._vectors_at(places) if codes is None else self.header.decoded_vectors(codes)
-        chosen = _at_least_top(vectors @ query, top)
-        found = zip(self._names_at(places[chosen]), _cosines(query, vectors[chosen]), strict=True)
+        chosen = at_least_top(vectors @ query, top)
+        return self._named(places[chosen], cosines(query, vectors[chosen]), top, wanted)
+
+    def _compared_at(self, queries: Floats, top: int, places: Places, wanted: Filter) -> list[list[tuple[str, float]]]:
+        """`search_many` in one pass over the rows at these places."""
+        best: list[dict[int, float]] = [{} for _ in queries]
+        for first in range(0, len(places), AT_ONCE):
+            part = places[first : first + AT_ONCE]
+            vectors = self._vectors_at(part)
+            for query, kept in zip(queries, best, strict=True):
+                chosen = at_least_top(vectors @ query, top)
+                kept.update(zip(part[chosen].tolist(), cosines(query, vectors[chosen]), strict=True))
+        return [self._named(np.array([*kept], dtype=np.int64), [*kept.values()], top, wanted) for kept in best]
+
+    def _named(self, places: Places, scores: Sequence[float], top: int, wanted: Filter) -> list[tuple[str, float]]:
+        """The best of these rows, by name."""
+        chosen = at_least_top(told := np.array(scores), top)
+        found = zip(self._names_at(places[chosen], wanted), told[chosen].tolist(), strict=True)
         return sorted(found, key=lambda one: (-one[1], one[0]))[:top]
 
     def _sketched(self) -> Sketches | None:
@@ -414,17 +447,3 @@ class Store(ABC):
 def short(fingerprint: str) -> str:
     """As much of a fingerprint as a person compares."""
     return fingerprint.removeprefix("sha256:")[:12]
-
-
-def _cosines(query: Floats, vectors: Floats) -> list[float]:
-    """The same for equal vectors, wherever they stand: rounded to what float64 gives in any order of adding."""
-    scores: list[float] = np.round(vectors.astype(np.float64) @ query.astype(np.float64), 9).tolist()
-    return scores
-
-
-def _at_least_top(scores: NDArray[np.floating], top: int) -> NDArray[np.intp]:
-    """Positions of the `top` largest scores, and of any that rounding may have put just below them."""
-    if len(scores) <= top:
-        return np.arange(len(scores))
-    threshold = np.partition(scores, -top)[-top]
-    return np.flatnonzero(scores >= threshold - np.float32(1e-5))

@@ -2,13 +2,21 @@
 
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
-from fwd2bot.store.base import Floats, Row, Store
 
+FIGURES = ("file_bytes", "modified", "width", "height")
+"""Columns that a filter reads: of a file its bytes and when it was changed, in seconds since 1970; pixels."""
+Figures = Mapping[str, NDArray[np.integer]]
+Flags = NDArray[np.bool_]
+EARLIEST, LATEST = datetime.date(1902, 1, 1), datetime.date(9998, 12, 31)
+"""Days of which every system knows when they begin."""
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -29,15 +37,17 @@ class Size:
             return cls(file_bytes=round(float(found[1]) * _UNITS[unit]))
         raise InputError(f"{text!r} is no size: write bytes such as 300KB or 1.5MB, or pixels such as 800x600.")
 
-    def fits_below(self, row: Row) -> bool:
+    def below(self, figures: Figures) -> Flags:
+        """Which pictures have at least so much; in pixels: in both directions."""
         if self.pixels is not None:
-            return row.width >= self.pixels[0] and row.height >= self.pixels[1]
-        return row.file_bytes >= (self.file_bytes or 0)
+            return (figures["width"] >= self.pixels[0]) & (figures["height"] >= self.pixels[1])
+        return figures["file_bytes"] >= (self.file_bytes or 0)
 
-    def fits_above(self, row: Row) -> bool:
+    def above(self, figures: Figures) -> Flags:
+        """Which pictures have at most so much."""
         if self.pixels is not None:
-            return row.width <= self.pixels[0] and row.height <= self.pixels[1]
-        return row.file_bytes <= (self.file_bytes or 0)
+            return (figures["width"] <= self.pixels[0]) & (figures["height"] <= self.pixels[1])
+        return figures["file_bytes"] <= (self.file_bytes or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +60,22 @@ class Filter:
     larger: Size | None = None  # at least so large; pixels: in both directions
     smaller: Size | None = None
 
-    def lets(self, row: Row) -> bool:
-        day = datetime.date.fromtimestamp(row.modified)
-        return (
-            (self.path is None or fnmatchcase(row.name, self.path) or fnmatchcase(row.path, self.path))
-            and (self.since is None or day >= self.since)
-            and (self.until is None or day <= self.until)
-            and (self.larger is None or self.larger.fits_below(row))
-            and (self.smaller is None or self.smaller.fits_above(row))
-        )
+    def passing(self, names: Sequence[str], paths: Sequence[str], figures: Figures) -> Flags:
+        """(n,): which of n images are let through, by their names, paths and columns of FIGURES."""
+        fits = np.ones(len(names), dtype=np.bool_)
+        if self.since is not None:
+            fits &= figures["modified"] >= _midnight(self.since)
+        if self.until is not None:
+            fits &= figures["modified"] < _midnight(self.until + datetime.timedelta(1))
+        if self.larger is not None:
+            fits &= self.larger.below(figures)
+        if self.smaller is not None:
+            fits &= self.smaller.above(figures)
+        if self.path is not None:
+            like = re.compile(translate(self.path)).match
+            for at in np.flatnonzero(fits).tolist():
+                fits[at] = like(names[at]) is not None or like(paths[at]) is not None
+        return fits
 
 
 EVERYTHING = Filter()
@@ -77,40 +94,16 @@ def parse_filter(
     )
 
 
-def listed(store: Store, wanted: Filter) -> Iterator[Row]:
-    """The images that a filter lets through, sorted by name, without tokens and vectors."""
-    return (row for row in store.listing() if wanted.lets(row))
-
-
-def search_listed(
-    store: Store, vectors: Floats, top: int, wanted: Filter, *, exact: bool = False
-) -> list[list[tuple[str, float]]]:
-    """`store.search_many` among the images that a filter lets through, each under the first name that it lets."""
-    if wanted == EVERYTHING:
-        return store.search_many(vectors, top, exact=exact)
-    names: dict[str, str] = {}
-    for row in listed(store, wanted):
-        names.setdefault(row.hash, row.name)
-
-    def first_let(name: str) -> str | None:
-        key, _ = store.owner(name) or ("", "")
-        return names.get(key)
-
-    asked = top
-    while True:
-        found = [
-            [(let, score) for name, score in results if (let := first_let(name)) is not None][:top]
-            for results in store.search_many(vectors, asked, exact=exact)
-        ]
-        if asked >= len(store) or all(len(results) == top for results in found):
-            return found
-        asked *= 8
-
-
 def _day(text: str | None) -> datetime.date | None:
     if text is None:
         return None
     try:
-        return datetime.date.fromisoformat(text.strip())
+        day = datetime.date.fromisoformat(text.strip())
     except ValueError:
         raise InputError(f"{text!r} is no date: write it as 2024-12-31.") from None
+    return min(max(day, EARLIEST), LATEST)
+
+
+def _midnight(day: datetime.date) -> float:
+    """When it begins on this machine, in seconds since 1970."""
+    return datetime.datetime.combine(day, datetime.time()).timestamp()

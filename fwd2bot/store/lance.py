@@ -21,6 +21,7 @@ from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
 from fwd2bot.store.columns import fixed, offsets
 from fwd2bot.store.disk import LOCK, lock, translated
+from fwd2bot.store.filters import EVERYTHING, FIGURES, Filter
 from fwd2bot.store.names import Known, Names, path_of
 from fwd2bot.store.quantise import Bytes
 from fwd2bot.store.tables import HEADER_KEY, New, schema, table_of, under_names
@@ -29,7 +30,6 @@ WHO_AND_VECTOR = ("check", "vector_check")
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
 _OF_HEADER = ["model", "source", "fingerprint", "num_tokens", "width", "quantisation", "vector_quantisation"]
 _OF_HEADER += ["bytes_per_row", "format"]
-_FIGURES = ["file_bytes", "modified", "width", "height"]
 FILE_BYTES = 64 * 2**20
 """Of rows in a large file."""
 SMALL_FILES = 64
@@ -111,12 +111,12 @@ class LanceStore(Store):
                 self._known = None
             return self._index().names
 
-    def listing(self) -> Iterator[Row]:
+    def listing(self, wanted: Filter = EVERYTHING) -> Iterator[Row]:
         with self._reading():
             table = self._who()
         found = Names(table)
-        for names, paths, places in found.blocks():
-            figures = table.select(_FIGURES).take(places).to_pylist()
+        for names, paths, places in _passing(table, found, wanted):
+            figures = table.select(list(FIGURES)).take(places).to_pylist()
             for name, path, place, values in zip(names, paths, places.tolist(), figures, strict=True):
                 yield Row(name=name, path=path, hash=found.hash(place), **values)
 
@@ -241,7 +241,7 @@ class LanceStore(Store):
             for name, (_, paths), whole in zip(names, found, check.sound(table, check.PARTS), strict=True):
                 if not whole or name not in paths:
                     raise StoreError(f"The row of {name} in {self.path} is damaged: run `fwd2bot repair {self.path}`.")
-            figures = table.select(_FIGURES).to_pylist()
+            figures = table.select(list(FIGURES)).to_pylist()
             tokens = table["tokens"].to_pylist()
             vectors = self.header.decoded_vectors(fixed(table["vector"]))
         return [
@@ -284,8 +284,19 @@ class LanceStore(Store):
     def _vectors_at(self, places: Places) -> Floats:
         return self.header.decoded_vectors(fixed(self._taken(places, "vector_check")["vector"]))
 
-    def _names_at(self, places: Places) -> list[str]:
-        return [min(names) for names in self._taken(places, "check")["names"].to_pylist()]
+    def _places_of(self, wanted: Filter) -> Places:
+        with self._reading():
+            table = self._who()
+        found = [places for _, _, places in _passing(table, self._lookup(), wanted)]
+        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+
+    def _names_at(self, places: Places, wanted: Filter) -> list[str]:
+        table = self._taken(places, "check")
+        first: dict[int, str] = {}
+        for names, _, rows in _passing(table, Names(table), wanted):
+            for name, row in zip(names, rows.tolist(), strict=True):
+                first.setdefault(row, name)
+        return [first[row] for row in range(len(places))]
 
     def _taken(self, places: Places, part: str) -> pa.Table:
         """A part of the rows at these places. Raises StoreError where one is damaged."""
@@ -396,6 +407,15 @@ def _open(path: Path, known: set[str]) -> Any:
     files = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
     guards.check_form(path, sorted(files - known))
     return dataset
+
+
+def _passing(table: pa.Table, names: Names, wanted: Filter) -> Iterator[tuple[list[str], list[str], Places]]:
+    """Names that a filter lets through, in order, some at a time, with their paths and the places of their rows."""
+    columns = {name: table[name].to_numpy() for name in FIGURES}
+    for some, paths, places in names.blocks():
+        chosen = np.flatnonzero(wanted.passing(some, paths, {name: column[places] for name, column in columns.items()}))
+        numbers = chosen.tolist()
+        yield [some[at] for at in numbers], [paths[at] for at in numbers], places[chosen]
 
 
 def _manifest(version: int) -> str:

@@ -58,15 +58,19 @@ class Sketches:
         """The vectors of rows by their numbers here, as they are stored; None where they are not held."""
         return None if self._codes is None else self._codes.take(rows, axis=0)
 
-    def nearest(self, query: Floats, top: int) -> Places:
-        """Numbers of the rows to compare with a (D,) query, rising.
+    def nearest(self, query: Floats, top: int, among: Places | None = None) -> Places:
+        """Numbers of the rows to compare with a (D,) query, rising; of all, or of those among these numbers.
 
         All of those that a limit cuts at equal counts are in, so that the choice is one of vectors, not of places.
         """
         compared = max(COMPARED, 20 * top)
-        weighed = max(int(WEIGHED * len(self.places)), 4 * compared)
         rotated = rotate(query)[: 8 * self._bytes]
-        near = _fewest(self._differences(np.packbits(rotated > 0)), weighed)
+        counts = self._differences(np.packbits(rotated > 0))
+        if among is not None:
+            counts = counts[among]
+        near = _fewest(counts, max(int(WEIGHED * len(counts)), 4 * compared))
+        if among is not None:
+            near = among[near]
         return near[_highest(self._weighed(near, rotated), compared)]
 
     def _differences(self, signs: Bytes) -> NDArray[np.uint16]:
