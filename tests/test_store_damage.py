@@ -146,6 +146,31 @@ def test_a_second_writer_is_told_to_wait_and_readers_are_not(store: Store) -> No
     assert len(store) == 4
 
 
+@pytest.mark.parametrize("work", ["add", "erase"])
+def test_what_a_writer_does_while_a_store_is_opened_is_no_damage(
+    work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks of one opening a version comes, or the files go that the version before was made of."""
+    path, opened = tmp_path / "album.store", lance.dataset
+    writer = new_store(path)
+    writer.add([make_row("first"), make_row("second")])
+
+    def interrupted(place: str) -> object:
+        monkeypatch.setattr(lance, "dataset", opened)
+        found = opened(place)
+        writer.add([make_row("third")])
+        if work == "erase":
+            writer.remove(["first"])
+            writer.tidy(erase=True)
+        return found
+
+    monkeypatch.setattr(lance, "dataset", interrupted)
+    reader = Store.open(path)
+    assert lance.dataset is opened
+    assert "second" in reader.names()
+    assert [row.name for row in Store.open(path).get(["second", "third"])] == ["second", "third"]
+
+
 def test_writing_lets_errors_of_the_caller_through(store: Store) -> None:
     with pytest.raises(ValueError, match="mine"), store.writing():
         raise ValueError("mine")

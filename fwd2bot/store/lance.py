@@ -397,11 +397,26 @@ class LanceStore(Store):
 def _open(path: Path, known: set[str]) -> Any:
     """The newest version. Raises StoreError where what says which rows it has, or how to read them, is damaged.
 
-    Data files that are known were looked at before.
+    Data files that are known were looked at before. A version that a writer makes meanwhile is opened instead.
     """
+    for _ in range(20):
+        newest = guards.newest_manifest(path)
+        try:
+            dataset = _open_once(path, known)
+        except StoreError:
+            if guards.newest_manifest(path) == newest:
+                raise
+        else:
+            if guards.newest_manifest(path) == newest:
+                return dataset
+    return _open_once(path, known)
+
+
+def _open_once(path: Path, known: set[str]) -> Any:
     guards.check_head(path)
-    dataset = lance.dataset(_uri(path))
-    newest = guards.newest_manifest(path)
+    newest = guards.newest_manifest(path)  # before it is opened: a version that comes meanwhile is newer
+    with translated(path, "read"):
+        dataset = lance.dataset(_uri(path))
     if newest is None or _manifest(dataset.version) > newest:
         raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
     files = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
