@@ -14,14 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture
 def exact_norms(monkeypatch):
     """LLaMA's RMSNorm computes in float32 whatever it is given; here it keeps the dtype."""
-    import torch
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from tiny import keep_dtype_in_norms
 
-    def forward(self, hidden):
-        variance = hidden.pow(2).mean(-1, keepdim=True)
-        return self.weight * hidden * torch.rsqrt(variance + self.variance_epsilon)
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    keep_dtype_in_norms(monkeypatch)
 
 
 @pytest.fixture

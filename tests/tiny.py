@@ -3,7 +3,9 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
@@ -102,3 +105,14 @@ def script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def keep_dtype_in_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaMA's RMSNorm computes in float32 whatever it is given; afterwards it keeps the dtype."""
+
+    def forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        variance = hidden.pow(2).mean(-1, keepdim=True)
+        scaled: torch.Tensor = self.weight * hidden * torch.rsqrt(variance + self.variance_epsilon)
+        return scaled
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
