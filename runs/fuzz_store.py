@@ -50,14 +50,18 @@ def row(number: int) -> Row:
 
 
 def make_store(path: Path) -> None:
-    """150 rows in several files, with names that moved, an empty row, deletions and leftovers of an older version."""
+    """151 rows in several files, with names that moved, an empty row and leftovers of an older version."""
     store = Store.create(path, fingerprint="f" * 64, model="made up", num_tokens=TOKENS, width=WIDTH)
     for first in range(0, 150, 50):
         store.add([row(number) for number in range(first, first + 50)])
     again = {"name": "again", "tokens": None, "vector": None}
     store.add([Row(**{**vars(row(200)), "name": "0/7.png"}), Row(**{**vars(row(9)), **again})])
     store.tidy()
-    store.remove(["1/8.png"])
+
+
+def last_commit(path: Path) -> None:
+    """One image is deleted."""
+    Store.open(path).remove(["1/8.png"])
 
 
 def answers(path: Path) -> dict[str, Callable[[], Any]]:
@@ -149,7 +153,7 @@ def repaired(path: Path, number: int, expected: dict[str, Any]) -> str:
         done = repair(path)
     except StoreError:
         return "repair: refused"
-    right = {one[0]: one for one in expected["get"]}
+    right = {one[0]: one for one in expected["before" if done.older else "get"]}
     left = {one[0]: one for one in answers(path)["get"]()}
     assert verify(path).whole, f"case {number}: not whole after a repair"
     assert all(right[name] == one for name, one in left.items()), f"case {number}: repair gives wrong rows"
@@ -163,7 +167,9 @@ def fuzz(folder: Path, numbers: range) -> Counter[str]:
     """Cases by number. Raises AssertionError for the first that goes wrong."""
     whole = folder / "whole"
     make_store(whole)
-    expected = {name: ask() for name, ask in answers(whole).items()}
+    before = answers(whole)["get"]()
+    last_commit(whole)
+    expected = {name: ask() for name, ask in answers(whole).items()} | {"before": before}
     came: Counter[str] = Counter()
     for number in numbers:
         came += case(whole, folder / "case", number, expected)

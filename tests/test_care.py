@@ -162,6 +162,24 @@ def test_a_data_file_that_is_gone_costs_its_rows(path):
     assert_holds_all(path, NAMES - {str(i) for i in range(40, 60)})
 
 
+@pytest.mark.parametrize("manifest", ["gone", "hurt"])
+def test_a_last_commit_that_is_lost_is_told(manifest, path, run):
+    """The list of the newest version and its copy are both hurt: a deleted image is there again, and nobody wonders."""
+    Store.open(path).remove(["11"])
+    newest = min((path / "_versions").glob("*.manifest"))
+    (path / "care" / f"{newest.name}.guard").write_bytes(b"hurt")
+    newest.unlink() if manifest == "gone" else newest.write_bytes(b"hurt")
+    with pytest.raises(StoreError, match="run `fwd2bot repair"):
+        Store.open(path)
+    found = verify(path)
+    assert (found.older, found.whole) == (True, False)
+    assert (f"_versions/{newest.name}", False) in {(one.file, one.restorable) for one in found.damaged}
+    assert "the last commit is lost" in run("verify", str(path)).out
+    assert "the last commit is lost" in run("repair", str(path)).out
+    assert verify(path).whole
+    assert_holds_all(path, NAMES)
+
+
 @pytest.mark.parametrize("damage", ["unlink", "cut"])
 def test_the_newest_manifest_is_given_back_also_where_it_is_gone(path, damage):
     store = Store.open(path)

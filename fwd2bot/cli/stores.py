@@ -37,6 +37,8 @@ def run_verify(options: argparse.Namespace) -> int:
             print(f"  {image.image} ({_fate(image.restorable)})")
     if found.unnamed:
         print(f"{plural(found.unnamed, 'row')} whose names are hurt, too")
+    if found.older:
+        print("the last commit is lost: a repair goes back to what was there before it")
     note(f"fwd2bot: {found.store} is damaged: run `fwd2bot repair {found.store}`")
     return code
 
@@ -57,6 +59,8 @@ def run_repair(options: argparse.Namespace) -> int:
         print(f"{done.store}: whole again, with {plural(done.rows, 'row')}; its old state is {done.aside}")
         for file in done.restored:
             print(f"  {file} given back")
+        if done.older:
+            print("  the last commit is lost: compress again what it added, delete again what it deleted")
         lost = len(done.gone) + done.unnamed
         if lost:
             print(f"  {plural(lost, 'image')} lost; `fwd2bot compress` adds them again, where their files are:")

@@ -44,7 +44,10 @@ class HurtImage:
 
 @dataclass(kw_only=True)
 class Verified:
-    """What is true of a store's files and rows; `unnamed` rows are hurt, and so are their names."""
+    """What is true of a store's files and rows; `unnamed` rows are hurt, and so are their names.
+
+    older: the last commit is lost, and the rows are those before it.
+    """
 
     store: str
     files: int = 0
@@ -52,6 +55,7 @@ class Verified:
     damaged: list[DamagedFile] = field(default_factory=list)
     images: list[HurtImage] = field(default_factory=list)
     unnamed: int = 0
+    older: bool = False
 
     @property
     def whole(self) -> bool:
@@ -67,6 +71,7 @@ class Repaired:
     restored: list[str] = field(default_factory=list)  # files
     gone: list[str] = field(default_factory=list)  # images
     unnamed: int = 0  # rows that are gone, too
+    older: bool = False  # the last commit is lost: what it added is gone, what it deleted is there again
     aside: str | None = None
 
 
@@ -86,7 +91,7 @@ def repair(path: str | Path) -> Repaired:
     with lock(check_place(path)):
         damage = _damage(path)
         found = _verify(path, damage)
-        report = Repaired(store=str(path), rows=found.rows, unnamed=found.unnamed)
+        report = Repaired(store=str(path), rows=found.rows, unnamed=found.unnamed, older=found.older)
         if found.whole:
             return report
         report.restored = [one.file for one in found.damaged if one.restorable]
@@ -127,7 +132,10 @@ def _damage(path: Path) -> _Damage:
         newest = guards.newest_manifest(path)
         for name, guard in guards.guards(path):
             if guard is None:
-                found[f"{guards.FOLDER}/{name}"] = (None, [])
+                file = name.removesuffix(guards.ENDING)
+                gone = newest is None or file < newest or (file == newest and not _can_be_read(path))
+                lost = file.endswith(".manifest") and gone  # with what would give it back
+                found[f"_versions/{file}" if lost else f"{guards.FOLDER}/{name}"] = (None, [])
                 continue
             is_manifest = guard.path.startswith("_versions/")
             newer = is_manifest and (newest is None or Path(guard.path).name < newest)
@@ -153,6 +161,9 @@ def _verify(path: Path, damage: _Damage) -> Verified:
     with translated(path, "read"), tempfile.TemporaryDirectory() as folder:
         as_it_is, best, restored = _views(path, damage, Path(folder))
         report.damaged = [DamagedFile(file=name, restorable=name in restored) for name in sorted(damage)]
+        used = guards.newest_manifest(Path(best.uri)) or ""
+        lost = [Path(name).name for name in damage if name.startswith("_versions/") and name not in restored]
+        report.older = any(name < used for name in lost)
         hurt = _hurt(as_it_is, damage)
         beyond = set(hurt if best is as_it_is else _hurt(best, damage))
         named = _names(best, hurt)
