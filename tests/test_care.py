@@ -180,6 +180,32 @@ def test_a_last_commit_that_is_lost_is_told(manifest, path, run):
     assert_holds_all(path, NAMES)
 
 
+@pytest.mark.parametrize("place", [5, -9], ids=["sums", "copy"])
+def test_a_list_of_deleted_rows_that_is_hurt_with_its_copy_is_not_shown_to_lance(place, path, monkeypatch):
+    """It may ask for more memory than there is. What of the guard finds damage may be hurt, too, or the copy alone."""
+    lists = list((path / "_deletions").iterdir())
+    for one in lists:
+        flip(one, [one.stat().st_size // 2])
+        guard = path / "care" / f"{one.name}.guard"
+        flip(guard, [place % guard.stat().st_size])
+    opened = lance.dataset
+
+    def see(place: str) -> object:
+        assert not list((Path(place) / "_deletions").iterdir()), "Lance sees them"
+        return opened(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance, "dataset", see)
+        with pytest.raises(StoreError, match=r"damaged .*\.(arrow|bin)\): run `fwd2bot repair"):
+            Store.open(path)
+        told = {(one.file, one.restorable) for one in verify(path).damaged}
+        assert told == {(f"_deletions/{one.name}", False) for one in lists}
+    report = repair(path)
+    assert report.unnamed > 0
+    assert report.rows + report.unnamed == 60  # which of them was deleted nobody knows
+    assert verify(path).whole
+
+
 @pytest.mark.parametrize("damage", ["unlink", "cut"])
 def test_the_newest_manifest_is_given_back_also_where_it_is_gone(path, damage):
     store = Store.open(path)

@@ -134,8 +134,12 @@ def _damage(path: Path) -> _Damage:
             if guard is None:
                 file = name.removesuffix(guards.ENDING)
                 gone = newest is None or file < newest or (file == newest and not _can_be_read(path))
-                lost = file.endswith(".manifest") and gone  # with what would give it back
-                found[f"_versions/{file}" if lost else f"{guards.FOLDER}/{name}"] = (None, [])
+                if file.endswith(".manifest") and gone:  # with what would give it back
+                    found[f"_versions/{file}"] = (None, [])
+                elif guards.unsure(path, name, guard):
+                    found[f"_deletions/{file}"] = (None, [])
+                else:
+                    found[f"{guards.FOLDER}/{name}"] = (None, [])
                 continue
             is_manifest = guard.path.startswith("_versions/")
             newer = is_manifest and (newest is None or Path(guard.path).name < newest)
@@ -193,7 +197,8 @@ def _views(path: Path, damage: _Damage, folder: Path) -> tuple[Any, Any, set[str
 def _lay_out(path: Path, view: Path, damage: _Damage, *, heal_data: bool, link: Any) -> set[str]:
     """A folder with the store's files, the damaged ones as their guards give them back. Gives what was restored.
 
-    A manifest that cannot be given back is left out, so that the version before it is the newest.
+    A manifest that cannot be given back is left out, so that the version before it is the newest; a list of deleted
+    rows, too, so that Lance does not see it: the rows of its data file are then lost.
     """
     for part in ("data", "_versions", "_deletions", guards.FOLDER):
         (view / part).mkdir(parents=True)
@@ -209,7 +214,7 @@ def _lay_out(path: Path, view: Path, damage: _Damage, *, heal_data: bool, link: 
             restored.add(name)
             continue
         (view / guards.FOLDER / (Path(name).name + guards.ENDING)).unlink(missing_ok=True)
-        if not name.startswith("_versions/") and (path / name).exists():
+        if name.startswith("data/") and (path / name).exists():
             link(path / name, view / name)
     return restored
 
