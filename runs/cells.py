@@ -273,7 +273,8 @@ def write(name: str, count: int, seed: int, trained: Path, figures: Figures) -> 
     from fwd2bot.evaluation.files import write_json
 
     done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
-    told = {"cell": name, "tokens": count, "seed": seed, "steps": done["steps"], "seconds": done["seconds"]}
+    told = {"cell": name, "tokens": count, "seed": seed}
+    told |= {one: done[one] for one in ("steps", "seconds", "precision") if one in done}
     write_json(result_path(name, count, seed), {**told, "images": IMAGES, **provenance(), "figures": figures})
 
 

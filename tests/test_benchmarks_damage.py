@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from official_files import (
+    HEAD,
     QUESTIONS,
     gqa_entry,
     mmbench,
@@ -101,11 +102,36 @@ def test_empty_folder_is_told_with_the_file_that_it_lacks(tmp_path: Path, name: 
             with_(None, "annotations", 0, "answers", 3, "answer"),
             r"annotations\[0\], answers\[3\]: field 'answer' is null, not a text",
         ),
+        (
+            "vqav2/v2_mscoco_val2014_annotations.json",
+            with_([], "annotations", 0, "answers"),
+            r"annotations\[0\]: field 'answers' is \[\], not a list of objects",
+        ),
         ("vizwiz/val.json", lambda _: {}, "holds {}, not a list"),
+        ("vizwiz/val.json", lambda _: [], r"holds \[\], not a list of objects"),
+        ("vizwiz/val.json", with_([], 0, "answers"), r"field 'answers' is \[\], not a list of objects"),
+        ("vizwiz/val.json", lambda rows: rows * 2, "entry 1 is about 'a.jpg', as .*entry 0 is"),
+        ("gqa/testdev_balanced_questions.json", lambda _: {}, "questions.json is empty"),
+        (
+            "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+            lambda content: {"questions": content["questions"] * 2},
+            r"questions\[1\] is about '1', as .*questions\[0\] is",
+        ),
+        (
+            "textvqa/TextVQA_0.5.1_val.json",
+            lambda content: {"data": content["data"] * 2},
+            r"data\[3\] is about '5', as .*data\[0\] is",
+        ),
+        ("scienceqa/pid_splits.json", with_(["5"], "test"), "has no problem with a picture in the split test"),
         ("vizwiz/val.json", without(0, "question"), "val.json, entry 0 has no field 'question'"),
         ("textvqa/TextVQA_0.5.1_val.json", with_(["x"] * 9, "data", 0, "answers"), "'answers' has 9 answers, not 10"),
         ("textvqa/TextVQA_0.5.1_val.json", with_("x", "data", 0, "answers"), "'answers' is \"x\", not a list of texts"),
-        ("textvqa/TextVQA_Rosetta_OCR_v0.2_val.json", with_([], "data"), "has no picture of the val split"),
+        ("textvqa/TextVQA_Rosetta_OCR_v0.2_val.json", with_([], "data"), r"'data' is \[\], not a list of objects"),
+        (
+            "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json",
+            with_([{"image_id": "z", "ocr_tokens": []}], "data"),
+            "has no picture of the val split",
+        ),
         ("scienceqa/problems.json", without("3"), "problems.json has no field '3'"),
         ("scienceqa/problems.json", with_(2, "3", "answer"), "field 'answer' is 2, which is no choice"),
         ("scienceqa/pid_splits.json", without("test"), "pid_splits.json has no field 'test'"),
@@ -124,6 +150,9 @@ def test_field_that_is_wrong_is_named(tmp_path: Path, file: str, change: Change,
     [
         ("pope/coco_pope_random.json", '"yes"}', '"Yes"}', "random.json, line 1: field 'label' is 'Yes', not 'yes' or"),
         ("pope/coco_pope_random.json", "{", "", "random.json, line 1 is not whole JSON"),
+        ("pope/coco_pope_random.json", '_id": 2', '_id": 1', "line 2 is about '1', as .* line 1 is"),
+        ("mmbench/mmbench_dev_20230712.tsv", "UE5H", "ÜE5H", "field 'image' is not base64"),
+        ("mmbench/mmbench_dev_20230712.tsv", "UE5H", "U*E5H", "field 'image' is not base64"),
         ("mme/count/a.txt", "\tYes", "", "a.txt is not two lines of a question, a tab, and Yes or No"),
         ("mme/count/a.txt", "Yes", "yes", "a.txt is not two lines of a question, a tab, and Yes or No"),
         ("mmbench/mmbench_dev_20230712.tsv", "question", "frage", "row 0 has no field 'question'"),
@@ -142,6 +171,20 @@ def test_text_that_is_wrong_is_named(tmp_path: Path, file: str, old: str, new: s
         use(file.split("/")[0], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("pope/coco_pope_random.json", "\n", "random.json is empty"),
+        ("mmbench/mmbench_dev_20230712.tsv", HEAD, "mmbench_dev_20230712.tsv has no rows"),
+    ],
+)
+def test_file_without_a_row_is_named(tmp_path: Path, file: str, content: str, sentence: str) -> None:
+    fill(tmp_path)
+    write(tmp_path / file, content)
+    with pytest.raises(InputError, match=sentence):
+        use(file.split("/")[0], tmp_path)
+
+
 def test_file_that_is_no_text_or_a_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "testdev_balanced_questions.json"
     path.write_bytes(b"\xff\xfe{}")
@@ -156,7 +199,7 @@ def test_file_that_is_no_text_or_a_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        (["x"], "Line 1 of .* is no JSON object"),
+        (["x"], r"Line 1 of .* is no JSON \(Expecting value"),
         (['{"question_id": "1", "text": "a"}', "[]"], "Line 2 of .* is no JSON object"),
         (['{"text": "a"}'], "Line 1 of .* has no 'question_id'"),
         (['{"question_id": "1"}'], "Line 1 of .* has no 'text'"),
@@ -177,6 +220,13 @@ def test_predictions_may_hold_any_character_of_unicode(tmp_path: Path) -> None:
     fill(tmp_path)
     write(tmp_path / "said.jsonl", '{"question_id": "1", "text": "a\u2028b\x85c"}\n')
     assert read_predictions(open_benchmark("gqa", tmp_path / "gqa"), tmp_path / "said.jsonl") == {"1": "a\u2028b\x85c"}
+
+
+def test_predictions_may_begin_with_a_mark_of_their_encoding(tmp_path: Path) -> None:
+    """As some editors write it."""
+    fill(tmp_path)
+    write(tmp_path / "said.jsonl", '\ufeff{"question_id": "1", "text": "no"}\r\n')
+    assert read_predictions(open_benchmark("gqa", tmp_path / "gqa"), tmp_path / "said.jsonl") == {"1": "no"}
 
 
 def test_predictions_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -191,6 +191,13 @@ def test_mmbench_wants_every_copy_right(tmp_path: Path) -> None:
         ("The Green Car", True), ("red car or green car", False), ("", False), ("D", False),
         ("Cannot determine the answer, green car", False),
         ("the green car " + "that stands over there " * 4, False),  # longer than twice all options
+        ("The correct answer is **C**. Here is why: it is as green as grass", True),
+        ("The answer is\nC, since there is no other that is green", True),
+        ("THE ANSWER IS C because of the colour that it has", True),
+        ("the answer is crimson, as far as I can see it here", True),  # no end of a word is asked for
+        ("the answer is definitely not clear to me", False),  # D, which is no option
+        ("C is what I see, and that is C", False),  # of a letter the first place counts
+        ("Z, and the green car", False),
     ],
 )  # fmt: skip
 def test_mmbench_reads_a_letter(tmp_path: Path, said: str, right: bool) -> None:

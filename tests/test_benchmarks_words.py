@@ -52,10 +52,10 @@ def test_gqa_compares_lower_case_without_trailing_stops(tmp_path: Path) -> None:
 
 def test_gqa_test_is_for_the_server(tmp_path: Path) -> None:
     entries = {"1": {"question": "what?", "imageId": "n1", "isBalanced": True}}
-    write(tmp_path / "questions1.2/test_balanced_questions.json", entries)
-    gqa = open_benchmark("gqa", tmp_path, "test_balanced")
+    write(tmp_path / "questions1.2/submission_all_questions.json", entries)
+    gqa = open_benchmark("gqa", tmp_path, "submission_all")
     assert texts(gqa) == {"1": "what?" + WORD}
-    with pytest.raises(InputError, match="Only gqa's server has the answers of test_balanced"):
+    with pytest.raises(InputError, match="Only gqa's server has the answers of submission_all"):
         gqa.score({"1": "x"})
 
 
@@ -133,6 +133,21 @@ def test_vizwiz_submission_is_normalised_as_evalai_does(tmp_path: Path) -> None:
     benchmark = open_benchmark("vizwiz", tmp_path, "test")
     _, content = benchmark.submission({"VizWiz_test_00000000.jpg": "A Cat's"}) or ("", b"")
     assert json.loads(content) == [{"image": "VizWiz_test_00000000.jpg", "answer": "cat 's"}]
+
+
+def test_vizwiz_takes_the_place_in_the_file_for_a_name(tmp_path: Path) -> None:
+    """LLaVA's own lines have no other."""
+    names = [f"VizWiz_test_{number:08d}.jpg" for number in range(2)]
+    write(tmp_path / "test.json", [{"image": name, "question": "what?"} for name in names])
+    benchmark = open_benchmark("vizwiz", tmp_path, "test")
+    write(tmp_path / "said.jsonl", '{"question_id": 1, "text": "b"}\n{"question_id": 0, "text": "a"}\n')
+    assert read_predictions(benchmark, tmp_path / "said.jsonl") == {names[1]: "b", names[0]: "a"}
+    write(tmp_path / "said.jsonl", '{"question_id": 2, "text": "b"}')
+    with pytest.raises(InputError, match="is about '2', which is no sample of vizwiz"):
+        read_predictions(benchmark, tmp_path / "said.jsonl")
+    write(tmp_path / "said.jsonl", '{"question": "what?", "text": "b"}')
+    with pytest.raises(InputError, match="has no 'image'"):
+        read_predictions(benchmark, tmp_path / "said.jsonl")
 
 
 # TextVQA.

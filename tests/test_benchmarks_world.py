@@ -94,7 +94,7 @@ def test_pictures_can_be_read_under_their_official_names(world: Path, name: str)
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("gqa", "test_balanced"), ("vqav2", "test-dev"), ("vqav2", "test"), ("vizwiz", "test"), ("textvqa", "test"),
+    [("gqa", "submission_all"), ("vqav2", "test-dev"), ("vqav2", "test"), ("vizwiz", "test"), ("textvqa", "test"),
      ("mmbench", "test_en")],
 )  # fmt: skip
 def test_splits_of_servers_have_questions_and_no_answers(world: Path, name: str, split: str) -> None:

@@ -173,6 +173,8 @@ def test_java_programs_are_spoken_with_line_by_line(tmp_path: Path, monkeypatch:
     assert java_scorers.why_not() is None
     cut = java_scorers.official_tokens(["A bus.", "", "two\nlines\x85here ."])
     assert cut == [["a", "bus"], [], ["two", "lines", "here"]]
+    half = java_scorers.official_tokens(["half a pair \ud83d"])  # no character: a model may still write it
+    assert half[0][:3] == ["half", "a", "pair"]
     found = caption_scores(["A red bus.", "a dog"], [["a red bus", "a bus"], ["a dog"]])
     assert found["METEOR"] == pytest.approx(100 * (3 + 2) / 100)
 

@@ -66,7 +66,7 @@ def test_card_of_a_model_that_was_all_trained_here_says_so(tmp_path: Path) -> No
 
 def test_done_json_holds_the_configuration(trained: Path) -> None:
     done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
-    assert {"steps", "seconds", "commit", "command", "machine", "config"} == set(done)
+    assert {"steps", "seconds", "precision", "commit", "command", "machine", "config"} == set(done)
     assert done["config"]["compressor"]["num_tokens"] == 4
     assert done["config"]["data"]["length"] == 144
 

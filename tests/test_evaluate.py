@@ -189,7 +189,7 @@ def test_answers_in_the_middle_that_are_damaged_are_told(model: Fwd2Bot, questio
     take(model, questions, tmp_path / "out")
     path = tmp_path / "out/questions-val.jsonl"
     path.write_text("{\n" + path.read_text())
-    with pytest.raises(InputError, match=r"Line 1 of .*questions-val\.jsonl is no JSON object"):
+    with pytest.raises(InputError, match=r"Line 1 of .*questions-val\.jsonl is no JSON "):
         take(model, questions, tmp_path / "out")
 
 

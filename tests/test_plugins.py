@@ -136,6 +136,16 @@ def test_an_answer_ends_where_the_task_says(harnessed: Any, monkeypatch: pytest.
     assert found == ["yes", "yes\n\nit is", "yes\n\nit is. no"]
 
 
+@pytest.mark.parametrize(("asked", "batch"), [("1", 1), (3, 3), (None, 32), ("auto", 32)])
+def test_as_many_at_once_as_lmms_eval_is_told(lmms: ModuleType, folder: Path, asked: Any, batch: int) -> None:
+    assert lmms.CompressedModel(str(folder), device="cpu", batch_size=asked).model.batch_size == batch
+
+
+def test_a_task_without_a_limit_has_ours(harnessed: Any) -> None:
+    (answer,) = harnessed.generate_until([request("what is it ?", 0, max_new_tokens=None)])
+    assert answer == harnessed.generate_until([request("what is it ?", 0, max_new_tokens=64)])[0]
+
+
 @pytest.mark.parametrize("settings", [{"do_sample": True}, {"temperature": 0.7}, {"num_beams": 3}])
 def test_sampling_is_refused(harnessed: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"colours samples or searches .* answers are greedy here"):

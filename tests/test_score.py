@@ -9,6 +9,8 @@ import pytest
 from cli_run import Run
 from official_files import gqa_entry, mmbench, scienceqa, textvqa, write
 
+from fwd2bot.evaluation import java_scorers
+
 GQA = ["score", "gqa", "--data", ".", "--predictions", "said.jsonl"]
 
 
@@ -59,6 +61,51 @@ def test_score_writes_the_file_for_a_server(run: Run, gqa: Path) -> None:
     ran = run(*GQA, "--submission", "up/load")
     assert (ran.code, ran.out) == (0, "up/load/testdev_balanced_predictions.json\n")
     assert len(json.loads((gqa / ran.out.strip()).read_text())) == 2
+    told = json.loads(run(*GQA, "--submission", "up/load", "--json").out)
+    path = "up/load/testdev_balanced_predictions.json"
+    assert told == {
+        "benchmark": "gqa", "split": "testdev_balanced", "submission": path, "predictions": 2, "missing": 0,
+    }  # fmt: skip
+
+
+def test_score_tells_how_many_answers_in_the_file_for_a_server_are_empty(run: Run, tmp_path: Path) -> None:
+    asked = [{"question_id": key, "image_id": 9, "question": "what?"} for key in range(4)]
+    for subset, part in (("test-dev2015", asked[1:]), ("test2015", asked)):
+        write(tmp_path / f"v2_OpenEnded_mscoco_{subset}_questions.json", {"questions": part})
+    write(tmp_path / "said.jsonl", '{"question_id": 2, "text": "two"}')
+    ran = run(
+        "score", "vqav2", "--data", ".", "--split", "test-dev", "--predictions", "said.jsonl", "--submission", "up"
+    )
+    assert (ran.code, ran.out) == (0, "up/vqav2_test-dev.json\n")
+    assert ran.err == "fwd2bot: 2 samples without a prediction; the answer in the file is empty\n"
+
+
+def test_score_needs_no_more_of_the_files_than_it_compares(run: Run, tmp_path: Path) -> None:
+    """What was read in the pictures, and the pictures themselves, are for asking."""
+    textvqa(tmp_path)
+    (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
+    write(tmp_path / "said.jsonl", '{"question_id": 7, "text": "x"}')
+    command = ["--data", ".", "--predictions", "said.jsonl", "--json"]
+    assert json.loads(run("score", "textvqa", *command).out)["value"] == 100
+    columns = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\tl2-category\n"
+    write(tmp_path / "mmbench_dev_20230712.tsv", columns + "3\tWhat?\t\tcat\tdog\t\t\tB\tk\tsee\n")
+    write(tmp_path / "said.jsonl", '{"question_id": 3, "text": "B"}')
+    assert json.loads(run("score", "mmbench", *command).out)["value"] == 100
+
+
+def test_score_says_what_cut_the_captions(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java_scorers, "why_not", lambda: "Java is not installed")
+    content = {
+        "images": [{"id": 4, "file_name": "a.jpg"}, {"id": 5, "file_name": "b.jpg"}],
+        "annotations": [{"image_id": 4, "caption": "A red bus."}, {"image_id": 5, "caption": "Two dogs."}],
+    }
+    write(tmp_path / "nocaps_val_4500_captions.json", content)
+    write(tmp_path / "said.jsonl", '{"image_id": 4, "text": "a red bus"}\n{"image_id": 5, "text": "two dogs"}\n')
+    command = ["score", "nocaps_captions", "--data", ".", "--predictions", "said.jsonl"]
+    told = json.loads(run(*command, "--json").out)
+    assert told["tokeniser"] == "fwd2bot.evaluation.ptb"
+    assert told["METEOR"] == "not computed: Java is not installed"
+    assert "METEOR: not computed: Java is not installed" in run(*command).out.splitlines()
 
 
 @pytest.mark.parametrize(

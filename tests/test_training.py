@@ -320,7 +320,10 @@ def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(
         out = tmp_path / str(autocast)
         run(written(tmp_path, settings("fwd2bot", out, tiny_base, steps=2, autocast=autocast)))
         assert ("no instructions for bfloat16" in capsys.readouterr().err) == autocast
-        assert json.loads((out / "done.json").read_text())["config"]["autocast"] == autocast
+        done = json.loads((out / "done.json").read_text())
+        assert done["config"]["autocast"] == autocast
+        assert done["precision"] == "float32"
+        assert "matrix products in float32" in (out / "README.md").read_text()
         weights[autocast] = load_file(out / "generate/adapter_model.safetensors")
     assert all(torch.equal(weight, weights[False][name]) for name, weight in weights[True].items())
 

@@ -15,12 +15,21 @@ def run_score(options: argparse.Namespace) -> int:
     if not isinstance(benchmark, Benchmark):
         raise InputError(f"{benchmark.name} compares vectors, not predictions: `fwd2bot evaluate` takes its figures.")
     predictions = read_predictions(benchmark, Path(options.predictions))
-    missing = sum(sample.key not in predictions for sample in benchmark.samples())
+    missing = sum(key not in predictions for key in benchmark.needed())
+    counts = {"predictions": len(predictions), "missing": missing}
+    if options.submission is not None:
+        path = _write_submission(benchmark, predictions, Path(options.submission))
+        if missing:
+            note(f"fwd2bot: {plural(missing, 'sample')} without a prediction; the answer in the file is empty")
+        if options.json:
+            print_json({"benchmark": benchmark.name, "split": benchmark.split, "submission": str(path), **counts})
+        else:
+            print(path)
+        return 0
     if missing and benchmark.missing is not None:
         note(f"fwd2bot: {plural(missing, 'sample')} without a prediction; the official scorer {benchmark.missing}")
-    if options.submission is not None:
-        return _write_submission(benchmark, predictions, Path(options.submission))
     figures = benchmark.score(predictions)
+    settings = benchmark.settings()
     if benchmark.metric not in figures:
         raise InputError(f"No prediction in {options.predictions} counts for {benchmark.name}'s {benchmark.metric}.")
     if options.json:
@@ -31,8 +40,8 @@ def run_score(options: argparse.Namespace) -> int:
                 "metric": benchmark.metric,
                 "value": figures[benchmark.metric],
                 "figures": figures,
-                "predictions": len(predictions),
-                "missing": missing,
+                **counts,
+                **settings,
             }
         )
         return 0
@@ -40,10 +49,12 @@ def run_score(options: argparse.Namespace) -> int:
     width = max(map(len, figures))
     for name in sorted(figures, key=lambda name: name != benchmark.metric):  # the one that papers quote comes first
         print(f"  {name:{width}}  {figures[name]:8.2f}")
+    for name, setting in settings.items():
+        print(f"{name}: {setting}")
     return 0
 
 
-def _write_submission(benchmark: Benchmark, predictions: dict[str, str], folder: Path) -> int:
+def _write_submission(benchmark: Benchmark, predictions: dict[str, str], folder: Path) -> Path:
     made = benchmark.submission(predictions)
     if made is None:
         raise InputError(f"{benchmark.name} {benchmark.split} goes to no server: leave out --submission.")
@@ -53,5 +64,4 @@ def _write_submission(benchmark: Benchmark, predictions: dict[str, str], folder:
         (folder / name).write_bytes(content)
     except OSError as error:
         raise InputError(f"{folder / name} cannot be written: {error.strerror or error}.") from error
-    print(folder / name)
-    return 0
+    return folder / name

@@ -100,6 +100,10 @@ class Benchmark(Opened):
         """What predictions may be about."""
         return {sample.key for sample in self.samples()}
 
+    def needed(self) -> Collection[str]:
+        """What predictions must be about, to be complete."""
+        return self.keys()
+
     def check_scored_here(self) -> None:
         """Raises InputError where the split has no answers to compare with."""
         if self.split in self.served:
@@ -154,7 +158,7 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
     known = benchmark.keys()
     found: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}.") from error
     for number, line in enumerate(lines, 1):
@@ -162,8 +166,11 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Line {number} of {path} is no JSON ({error}): write one object a line.") from error
+        try:
             key, text = benchmark.prediction_key(row, found), row["text"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             wrong = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object with texts"
             raise InputError(f"Line {number} of {path} {wrong}: docs/benchmarks.md says what a line holds.") from error
         if not isinstance(text, str):

@@ -134,7 +134,8 @@ def _clip_benchmark(path: Path, pictures: Path) -> list[Captioned]:
             captions.setdefault(name + ".jpg", []).append(caption)
         elif line.strip():
             raise InputError(f"{path}, line {number} is no picture and caption, as in 12.jpg,A man waves .")
-    return [_captioned(_number(name), pictures / name, texts, str(path)) for name, texts in captions.items()]
+    found = [_captioned(_number(name), pictures / name, texts, str(path)) for name, texts in captions.items()]
+    return _unique(found, path)
 
 
 def _textcaps(path: Path, pictures: Path, *, captioned: bool) -> list[Captioned]:
@@ -173,6 +174,8 @@ def _captioned(key: str, image: Path, captions: list[str], place: str) -> Captio
 
 
 def _unique(found: list[Captioned], path: Path) -> list[Captioned]:
+    if not found:
+        raise InputError(f"{path} has no picture: fetch it again.")
     keys = set()
     for one in found:
         if one.key in keys:

@@ -1,7 +1,6 @@
 """Questions with lettered options: ScienceQA-IMG and MMBench."""
 
 import base64
-import binascii
 import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import LETTER_ANSWER, Benchmark, Sample, means
-from fwd2bot.evaluation.files import Row, read_json, read_text
+from fwd2bot.evaluation.files import Row, by_key, read_json, read_text
 from fwd2bot.evaluation.xlsx import sheet
 
 LETTERS = "ABCDE"
@@ -34,6 +33,8 @@ class ScienceQA(Benchmark):
         ids = read_json(folder / "pid_splits.json").texts(self.split)
         self._problems = {key: problems.row(key) for key in ids}
         self._pictured = {key: row for key, row in self._problems.items() if row.value.get("image") is not None}
+        if not self._pictured:
+            raise InputError(f"{folder} has no problem with a picture in the split {self.split}: fetch it again.")
 
     def samples(self) -> Sequence[Sample]:
         images = self.folder / "images" / self.split
@@ -44,6 +45,9 @@ class ScienceQA(Benchmark):
 
     def keys(self) -> Collection[str]:
         return self._problems.keys()
+
+    def needed(self) -> Collection[str]:
+        return self._pictured.keys()
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
         """`image`, of the questions with a picture, and by their subject.
@@ -106,7 +110,7 @@ class MMBench(Benchmark):
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
         self._path = folder / self.FILES[self.split]
-        self._rows = {row.text("index"): row for row in _table(self._path)}
+        self._rows = by_key(_table(self._path), lambda row: row.text("index"))
         for key, row in self._rows.items():
             if not key.isdecimal():
                 raise InputError(f"{row.place}: field 'index' is {key!r}, not a whole number: fetch the file again.")
@@ -154,8 +158,8 @@ class MMBench(Benchmark):
         if len(held) <= 64 and held in self._rows:
             held = self._rows[held].text("image")
         try:
-            return base64.b64decode(held)
-        except binascii.Error:
+            return base64.b64decode("".join(held.split()), validate=True)
+        except ValueError:
             raise InputError(f"{row.place}: field 'image' is not base64: fetch the file again.") from None
 
 
@@ -178,6 +182,8 @@ def _table(path: Path) -> list[Row]:
             found.append(Row(row, f"{path}, row {number}"))
     except csv.Error as error:
         raise InputError(f"{path} is no table of tab-separated values ({error}): fetch it again.") from None
+    if not found:
+        raise InputError(f"{path} has no rows: fetch it again.")
     return found
 
 
@@ -206,16 +212,21 @@ _REFUSALS = (
 
 
 def _mmbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """The option that an answer means: by its letter, after "answer is", or by its text; None: none, or several."""
+    """The option that an answer means: by its letter, after "answer is", or by its text; None: none, or several.
+
+    VLMEvalKit's rules to the letter: of a letter the first place counts, and "answer is black" says B.
+    """
     if any(refusal in answer for refusal in _REFUSALS):
         return None
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
     letters = [letter for letter in choices if letter in words]
-    if len(letters) == 1 and letters[0] in words[-4:]:
+    if len(letters) == 1 and words.index(letters[0]) >= len(words) - 4:
         return letters[0]
-    said = re.search(r"[Aa]nswer is ([A-D])\b", answer)
-    if said is not None:
-        return said[1]
+    if not letters and "Z" in words:
+        return None
+    said = re.search(r"answer\s+is\s+\**([a-d])", answer, re.IGNORECASE)
+    if said is not None and said[1].upper() in choices:
+        return said[1].upper()
     if len(answer) > 2 * sum(map(len, choices.values())):
         return None
     named = [letter for letter, text in choices.items() if text.lower() in answer.lower()]

@@ -1,7 +1,7 @@
 """The official files, read with a sentence for whatever is not as it should be."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,14 +47,16 @@ class Row:
         return Row(value, f"{self.place}, {name}") if isinstance(value, dict) else self._refuse(name, "an object")
 
     def rows(self, name: str) -> list["Row"]:
-        """A list of objects."""
+        """A list of objects, one at least."""
         value = self._get(name)
-        if not isinstance(value, list):
-            self._refuse(name, "a list")
+        if not isinstance(value, list) or not value:
+            self._refuse(name, "a list of objects")
         return [Row(one, f"{self.place}, {name}[{number}]") for number, one in enumerate(value)]
 
     def items(self) -> Iterator[tuple[str, "Row"]]:
-        """The fields of an object all of whose fields are objects."""
+        """The fields of an object all of whose fields are objects; it has one at least."""
+        if not self.value:
+            raise InputError(f"{self.place} is empty: fetch it again.")
         for name, value in self.value.items():
             yield name, Row(value, f"{self.place}, {name}")
 
@@ -91,17 +93,31 @@ def read_json(path: Path) -> Row:
 
 
 def read_json_list(path: Path) -> list[Row]:
-    """A file that holds a list of objects."""
+    """A file that holds a list of objects, one at least."""
     content = _parsed(read_text(path), path)
-    if not isinstance(content, list):
-        raise InputError(f"{path} holds {_short(content)}, not a list: fetch it again.")
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path} holds {_short(content)}, not a list of objects: fetch it again.")
     return [Row(value, f"{path}, entry {number}") for number, value in enumerate(content)]
 
 
 def read_json_lines(path: Path) -> list[Row]:
-    """A file with an object a line."""
+    """A file with an object a line, one at least."""
     lines = enumerate(read_text(path).split("\n"), 1)
-    return [Row(_parsed(line, f"{path}, line {n}"), f"{path}, line {n}") for n, line in lines if line.strip()]
+    rows = [Row(_parsed(line, f"{path}, line {n}"), f"{path}, line {n}") for n, line in lines if line.strip()]
+    if not rows:
+        raise InputError(f"{path} is empty: fetch it again.")
+    return rows
+
+
+def by_key(rows: Iterable[Row], key_of: Callable[[Row], str]) -> dict[str, Row]:
+    """Rows by what names them. Raises InputError where two have the same name."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        key = key_of(row)
+        if key in found:
+            raise InputError(f"{row.place} is about {key!r}, as {found[key].place} is: fetch the file again.")
+        found[key] = row
+    return found
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,9 +15,9 @@ class GQA(Benchmark):
     """Keys are question ids. A question that is not balanced is asked, where the file has it, and not scored."""
 
     name = "gqa"
-    splits = ("testdev_balanced", "testdev_all", "val_balanced", "val_all", "test_balanced", "challenge_balanced")
+    splits = ("testdev_balanced", "testdev_all", "val_balanced", "val_all", "submission_all")
     metric = "accuracy"
-    served = ("test_balanced", "challenge_balanced")
+    served = ("submission_all",)
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)

@@ -76,6 +76,7 @@ def _java(arguments: Sequence[str]) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         encoding="utf-8",
+        errors="replace",  # half of a surrogate pair is no character
     )
 
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import VectorBenchmark
 from fwd2bot.evaluation.files import read_json
 
@@ -56,6 +55,4 @@ class SugarCrepe(VectorBenchmark):
 def _read(path: Path, kind: str) -> list[Pair]:
     """A file's keys may have gaps."""
     rows = [row for _, row in read_json(path).items()]
-    if not rows:
-        raise InputError(f"{path} holds no pairs: fetch it again.")
     return [Pair(kind, row.text("filename"), row.text("caption"), row.text("negative_caption")) for row in rows]

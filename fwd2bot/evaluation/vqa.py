@@ -8,7 +8,7 @@ from typing import Any
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import SHORT_ANSWER, Benchmark, Sample, check_complete, means
-from fwd2bot.evaluation.files import Row, found, read_json, read_json_lines, read_json_list
+from fwd2bot.evaluation.files import Row, by_key, found, read_json, read_json_lines, read_json_list
 from fwd2bot.evaluation.normalise import evalai_processed, soft_score, vqa_processed
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
@@ -32,18 +32,18 @@ class VQAv2(Benchmark):
         images = "val2014" if self.split == "val" else "test2015"
         return [
             Sample(
-                str(row.number("question_id")),
+                key,
                 self.folder / images / f"COCO_{images}_{row.number('image_id'):012d}.jpg",
                 row.text("question") + SHORT_ANSWER,
             )
-            for row in self._questions
+            for key, row in self._questions.items()
         ]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
         """`overall`, and by type of answer and of question; rounded to two decimals as the official scorer does."""
         self.check_scored_here()
         annotations = read_json(self.folder / "v2_mscoco_val2014_annotations.json").rows("annotations")
-        annotated = {str(row.number("question_id")): row for row in annotations}
+        annotated = by_key(annotations, _number)
         check_complete(annotated, predictions)
         scores = []
         for key, row in annotated.items():
@@ -56,12 +56,19 @@ class VQAv2(Benchmark):
         """Every question of the whole test set, as the server wants for test-dev, too; empty where none was asked."""
         if self.split == "val":
             return None
-        ids = [row.number("question_id") for row in self._read("test2015")]
-        rows = [{"question_id": one, "answer": evalai_processed(predictions.get(str(one), ""))} for one in ids]
+        rows = [
+            {"question_id": int(key), "answer": evalai_processed(predictions.get(key, ""))}
+            for key in self._read("test2015")
+        ]
         return f"vqav2_{self.split}.json", json.dumps(rows).encode()
 
-    def _read(self, subset: str) -> list[Row]:
-        return read_json(self.folder / f"v2_OpenEnded_mscoco_{subset}_questions.json").rows("questions")
+    def _read(self, subset: str) -> dict[str, Row]:
+        rows = read_json(self.folder / f"v2_OpenEnded_mscoco_{subset}_questions.json").rows("questions")
+        return by_key(rows, _number)
+
+
+def _number(row: Row) -> str:
+    return str(row.number("question_id"))
 
 
 def _official_score(prediction: str, answers: list[Row]) -> float:
@@ -81,7 +88,10 @@ def _one_line(text: str) -> str:
 
 
 class VizWiz(Benchmark):
-    """Keys are file names of pictures. Source: the scoring class of VizWiz-VQA; LLaVA (c121f04)."""
+    """Keys are file names of pictures; LLaVA's own lines have the place in the file instead.
+
+    Source: the scoring class of VizWiz-VQA; LLaVA (c121f04).
+    """
 
     name = "vizwiz"
     splits = ("val", "test")
@@ -91,7 +101,8 @@ class VizWiz(Benchmark):
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
         file = f"{self.split}.json"
-        self._rows = read_json_list(found(folder / file, folder / "Annotations" / file))
+        rows = read_json_list(found(folder / file, folder / "Annotations" / file))
+        self._rows = [*by_key(rows, lambda row: row.text("image")).values()]
 
     def samples(self) -> Sequence[Sample]:
         return [
@@ -104,6 +115,9 @@ class VizWiz(Benchmark):
         ]
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
+        if "image" not in row and str(row.get("question_id")).isdecimal():
+            place = int(row["question_id"])
+            return self._rows[place].text("image") if place < len(self._rows) else str(place)
         return str(row["image"])
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
@@ -144,7 +158,8 @@ class TextVQA(Benchmark):
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
-        self._rows = read_json(folder / f"TextVQA_0.5.1_{self.split}.json").rows("data")
+        rows = read_json(folder / f"TextVQA_0.5.1_{self.split}.json").rows("data")
+        self._rows = [*by_key(rows, _number).values()]
 
     def samples(self) -> Sequence[Sample]:
         images = self.folder / ("train_images" if self.split == "val" else "test_images")
@@ -162,7 +177,7 @@ class TextVQA(Benchmark):
 
     @cached_property
     def _by_number(self) -> dict[str, str]:
-        return {str(row.number("question_id")): _key(row) for row in self._rows}
+        return {_number(row): _key(row) for row in self._rows}
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "prompt" not in row:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import SHORT_ANSWER, Benchmark, Sample, check_complete
-from fwd2bot.evaluation.files import Row, found, read_json_lines, read_text
+from fwd2bot.evaluation.files import Row, by_key, found, read_json_lines, read_text
 
 _NOES = frozenset({"No", "no", "not"})
 
@@ -30,7 +30,8 @@ class POPE(Benchmark):
         for number, name in enumerate(self.FILES):
             file = f"coco_pope_{name}.json"
             rows = read_json_lines(found(folder / file, folder / "coco" / file))
-            self._rows[name] = {str(row.number("question_id") + number * 10_000_000): row for row in rows}
+            numbered = by_key(rows, lambda row: str(row.number("question_id")))
+            self._rows[name] = {str(int(key) + number * 10_000_000): row for key, row in numbered.items()}
         self._questions = {key: row for rows in self._rows.values() for key, row in rows.items()}
 
     def samples(self) -> Sequence[Sample]:

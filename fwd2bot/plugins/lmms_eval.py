@@ -44,7 +44,7 @@ class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not in
         super().__init__()
         self.model = load(pretrained, device, dtype)
         self.num_tokens = self.model.compressor.chosen_count(num_tokens)
-        if str(batch_size or "").isdigit() and int(batch_size or 0) > 1:
+        if str(batch_size or "").isdigit() and int(batch_size or 0) >= 1:
             self.model.batch_size = int(batch_size or 0)
         self._rows: dict[str, Tensor] = {}
 
@@ -99,7 +99,7 @@ def _limit(request: Any) -> int:
     asked = request.args[1]
     if asked.get("do_sample") or (asked.get("temperature") or 0) > 0 or (asked.get("num_beams") or 1) > 1:
         raise InputError(f"{request.args[4]} samples or searches ({asked}); answers are greedy here.")
-    return int(asked.get("max_new_tokens", 64))
+    return int(asked.get("max_new_tokens") or 64)
 
 
 def _cut(answer: str, until: str | Sequence[str] | None) -> str:

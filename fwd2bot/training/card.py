@@ -47,7 +47,8 @@ A {what}. Trained with fwd2bot{origin}.
 {stages}
 
 On scenes that the package makes itself (`fwd2bot.data.world`; the sprites are Noto Color Emoji), each seen once.
-Machine of the last stage: {done["machine"]}. Its command: `{done["command"]}`. Its configuration:
+Machine of the last stage: {done["machine"]}, matrix products in {done["precision"]}. Its command: `{done["command"]}`.
+Its configuration:
 
 ```yaml
 {yaml.safe_dump(_told(config), sort_keys=False, width=110).strip()}

@@ -106,7 +106,9 @@ def _finish(stage: Stage, config: TrainConfig, step: int, seconds: float) -> Non
     """The result with its card; last what says that the run is over."""
     stage.module.eval()
     stage.save(config.out)
-    done = {"steps": step, "seconds": round(seconds), **provenance(), "config": config.to_dict()}
+    precision = "bfloat16" if stage.in_bfloat16 else "float32"
+    made_with = {"precision": precision, **provenance(), "config": config.to_dict()}
+    done = {"steps": step, "seconds": round(seconds), **made_with}
     write_card(config.out, done, last_figures(config.out / "metrics.jsonl"))
     replace(config.out / "done.json", json.dumps(done, indent=1) + "\n")
 

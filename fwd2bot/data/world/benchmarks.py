@@ -63,7 +63,7 @@ def _gqa(out: Path, scenes: Sequence[Scene], images: Path) -> None:
             }  # fmt: skip
     _json(out / "testdev_balanced_questions.json", entries)
     asked = ("imageId", "question", "isBalanced")
-    _json(out / "test_balanced_questions.json", {k: {name: one[name] for name in asked} for k, one in entries.items()})
+    _json(out / "submission_all_questions.json", {k: {name: one[name] for name in asked} for k, one in entries.items()})
 
 
 def _vqav2(out: Path, scenes: Sequence[Scene], images: Path) -> None:
