@@ -14,6 +14,7 @@ from torch import Tensor
 from fwd2bot.adapters import GENERATE
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded
+from fwd2bot.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,14 @@ class Answer:
 
 
 class RunningAnswers:
-    """Each answer is, token for token, what `Compressor.generate` gives to its question alone."""
+    """Each answer is, token for token, what `Compressor.generate` gives to its question alone.
+
+    Raises InputError for a method that leaves rows out while it answers: questions that join run with all of them.
+    """
 
     def __init__(self, compressor: Compressor) -> None:
+        if compressor.inside:
+            raise InputError(f"{compressor.config.compressor} reduces while it answers: ask with answer, in batches.")
         self._compressor, self._llava = compressor, compressor.llava
         self._batch = self._llava.running(GENERATE)
         self._running: list[Answer] = []

@@ -67,9 +67,11 @@ def answer_attention(compressor: Compressor, tokens: Tensor, text: str, question
     """What the rows that gave an answer attended to among the picture's rows: tokens (K, D) -> (L, R, K).
 
     `text` is what the model generated from them (question None: the caption); each of its tokens, and the closing one,
-    was given by one row.
+    was given by one row. Raises InputError for a method that leaves rows out on the way: each layer has others.
     """
     llava, config = compressor.llava, compressor.config
+    if compressor.inside:
+        raise InputError(f"{config.compressor} reduces while it answers: each layer has other rows.")
     turns = [(config.caption_question if question is None else question, text)]
     encoded = encode_conversation(llava.tokenizer, template_named(config.template), turns, has_image=True)
     position, count = encoded.image_position or 0, len(tokens)
@@ -98,7 +100,7 @@ class View:
 def view(compressor: Compressor, tokens: Tensor, question: str, text: str, picture: Image.Image | None) -> View:
     """The view of one row of tokens (K, D), and of the text that they gave to a question.
 
-    Raises with a picture as `compression_attention`.
+    Raises as `answer_attention`, and with a picture as `compression_attention`.
     """
     llava = compressor.llava
     drawn = None

@@ -116,7 +116,7 @@ def open_or_create(
     """The store for this model's rows. Raises StoreError or InputError as `compress_images` does."""
     if not model.storable:
         raise InputError(
-            f"{model.name} makes no rows to keep, but reduces while it answers: take a model that compresses (fwd2bot)."
+            f"{model.name} makes no rows to keep that answer any question: take a model that compresses once (fwd2bot)."
         )
     if not Store.exists(path):
         count = model.num_tokens if num_tokens is None else num_tokens

@@ -51,7 +51,7 @@ def export_model(
     fingerprint = checkpoint.fingerprint(source)
     with checkpoint.new_folder(folder) as new:
         compressor = checkpoint.load_model(source, kind)
-        if compressor.rows_of() != compressor.num_tokens:
+        if compressor.inside:
             method = compressor.config.compressor
             raise InputError(f"{method} leaves tokens out inside the language model, which a plain LLaVA cannot do.")
         if not compressor.answers:

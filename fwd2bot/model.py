@@ -231,14 +231,18 @@ class Fwd2Bot:
         return len(self._llava.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def running(self) -> RunningAnswers:
-        """An empty batch of answers that questions join while others are being answered."""
+        """An empty batch of answers that questions join while others are being answered.
+
+        Raises InputError as `RunningAnswers`.
+        """
         return RunningAnswers(self.compressor)
 
     def attention(self, tokens: Any, question: str | None = None, picture: Image.Image | None = None) -> View:
         """What an answer used of one row of tokens (K, D), and what these drew on in their picture.
 
         question None: the caption's; picture None: only what the answer used.
-        Raises InputError as `answer`, and with a picture where the model does not compress by its language model.
+        Raises InputError as `answer`, where the model leaves rows out while it answers, and with a picture where it
+        does not compress by its language model.
         """
         asked = self.caption_question if question is None else question
         (rows,) = self._rows(torch.as_tensor(tokens)[None])
@@ -273,7 +277,7 @@ class Fwd2Bot:
         for start in range(0, len(order), self.batch_size):
             chunk = order[start : start + self.batch_size]
             tokens = self.compressor.compress_text([texts[index] for index in chunk], num_tokens)
-            vectors[chunk] = tokens.mean(dim=1).float()
+            vectors[chunk] = self.compressor.embed_text_rows(tokens).float()
         return vectors
 
     @torch.inference_mode()

@@ -103,6 +103,7 @@ CELLS: dict[str, Cell] = {
         for name in EACH
         for count in GRID
     },
+    "average_pool_unscaled-16": Cell((16,), {"compressor": "average_pool", "num_tokens": 16, "token_scale": 1.0}),
     "base": untrained("identity", 144),
     **{f"{name}-{count}": untrained(name, count) for name in UNTRAINED for count in GRID},
     "matryoshka_multimodal": nested("matryoshka_multimodal", *GRID, one_word=True),
@@ -240,11 +241,25 @@ def measure(cell: Cell, trained: Path, count: int, data: Path) -> Figures:
     if texts and (signs := of_signs(texts[-1], out)):
         told["signs"] = signs
     told["cost"] = {"trained_millions": parameters(trained), "rows_a_layer": float(count)}
-    if method is not None and model.compressor.rows_of(count) != count:  # it takes them out on the way
-        told["cost"]["rows_a_layer"] = model.compressor.mean_tokens
+    if method is not None and model.compressor.inside:
+        told["cost"]["rows_a_layer"] = rows_a_layer(model.compressor)
     if cell.one_word:
         told["one_word"] = {part: told.pop(part) for part in ("retrieval", "sugarcrepe")}
     return told
+
+
+def rows_a_layer(compressor: Any) -> float:
+    """Of the test scenes, whose pictures may have different numbers of rows."""
+    import torch
+
+    from fwd2bot.data.world import make_scene
+    from fwd2bot.evaluation.world import pictures
+
+    images = pictures([make_scene("test", number) for number in range(IMAGES)])
+    parts = [images[start : start + 20] for start in range(0, IMAGES, 20)]
+    with torch.inference_mode():
+        rows = [compressor.rows_a_layer(compressor.compress(compressor.llava.pixels(part))) for part in parts]
+    return sum(rows) / len(rows)
 
 
 def of_signs(benchmark: Any, out: Path) -> dict[str, float] | None:

@@ -7,12 +7,13 @@ from tiny import tiny_compressor, tiny_llava, tiny_pixels, tiny_tokens
 from fwd2bot.adapters import StageLinear, adapter_names
 from fwd2bot.checkpoint import load_model, save_model
 from fwd2bot.compressors import base
-from fwd2bot.compressors.base import AnswerBatch
+from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.compressors.catalogue import CATALOGUE, make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import TEMPLATES, encode_conversation
 from fwd2bot.errors import InputError
 from fwd2bot.losses import autoregressive_loss
+from fwd2bot.model import Fwd2Bot
 
 TEXTS = ["a fox on a red background", "stars", "how many stars are there ?"]
 
@@ -43,7 +44,8 @@ class TestContract:
             assert tokens.isfinite().all()
         assert tiny_tokens(compressor, tiny_pixels(1)).shape[1] == compressor.rows_of(compressor.num_tokens)
         assert compressor.num_tokens == compressor.token_counts[-1]
-        assert not compressor.storable or compressor.rows_of() == compressor.num_tokens == compressor.mean_tokens
+        rows = compressor.rows_a_layer(tokens)
+        assert not compressor.storable or compressor.rows_of() == compressor.num_tokens == tokens.shape[1] == rows
 
     def test_every_number_of_tokens_that_the_catalogue_tells(self, name):
         method, llava, pixels = CATALOGUE[name], tiny_llava(), tiny_pixels(2)
@@ -56,12 +58,11 @@ class TestContract:
 
     def test_is_what_the_catalogue_tells(self, name):
         compressor, method = tiny_compressor(name), CATALOGUE[name]
-        for fact in ("trained", "needs_question", "storable", "embeds_text", "answers"):
-            assert getattr(compressor, fact) == getattr(method, fact)
+        assert method.storable == (not compressor.inside and not method.needs_question)
+        assert method.embeds_text == (type(compressor).compress_text is not Compressor.compress_text)
         # all counts, stages, vectors
         by_training = compressor.every_count or name == "visual_context_compressor" or not method.answers
         assert method.trained == bool(compressor.added_parameters() or by_training)
-        assert not (method.storable and method.needs_question)
 
     def test_half_precision(self, name):
         compressor = tiny_compressor(name, torch.bfloat16)
@@ -91,12 +92,21 @@ class TestContract:
             close(tiny_tokens(compressor, pixels[row : row + 1]), tokens[row : row + 1])
         assert not torch.allclose(tokens[0], tokens[1], atol=1e-3)
 
-    def test_does_not_see_the_question_unless_it_needs_it(self, name):
+    def test_sees_the_question_where_the_catalogue_says_so(self, name):
         compressor, pixels = tiny_compressor(name), tiny_pixels(2)
-        if compressor.needs_question:
-            pytest.skip(f"{name} reads the question")
-        asked = compressor.compress(pixels, questions=["what is it ?", "how many ?"])
-        assert torch.equal(asked, compressor.compress(pixels))
+        first, second = (compressor.compress(pixels, [text] * 2) for text in ("what is it ?", "how many ?"))
+        sees = compressor.inside and compressor.reads_question
+        assert CATALOGUE[name].needs_question == (sees or not torch.equal(first, second))
+
+    def test_answers_in_the_making_and_attention_are_of_all_rows_or_refused(self, name):
+        model = Fwd2Bot(tiny_compressor(name))
+        if not model.compressor.inside:
+            assert len(model.running()) == 0
+            return
+        with pytest.raises(InputError, match=f"{name} reduces while it answers"):
+            model.running()
+        with pytest.raises(InputError, match=f"{name} reduces while it answers"):
+            model.attention(model.compressor.compress(tiny_pixels(1))[0], "what is it ?")
 
     def test_every_trained_parameter_has_a_gradient(self, name):
         compressor = tiny_compressor(name)
@@ -222,6 +232,15 @@ def test_pass_one_runs_over_bos_content_prompt_and_summary_embeddings():
         tiny_compressor(tokens="pre_norm").compress(pixels),
         llava.run(rows, stage="compress", tokens="pre_norm")[:, -4:],
     )
+
+
+def test_without_a_prompt_nothing_stands_before_the_summary_embeddings():
+    compressor, pixels = tiny_compressor(prompt=""), tiny_pixels(1)
+    llava = compressor.llava
+    bos = llava.embed(torch.tensor([llava.tokenizer.bos_token_id]))[None]
+    rows = torch.cat([bos, llava.visual_tokens(pixels), compressor.summary_embeddings[None]], dim=1)
+    close(compressor.compress(pixels), llava.run(rows, stage="compress")[:, -4:])
+    assert compressor.compress_text(TEXTS).isfinite().all()
 
 
 def test_the_text_branch_can_have_a_prompt_of_its_own():

@@ -57,7 +57,7 @@ def large():
 def test_schedules_are_those_published(large, name, count, counts, mean):
     compressor = make_compressor(large, CompressorConfig(compressor=name, num_tokens=count, adapters="none"))
     assert compressor.counts == counts
-    assert compressor.mean_tokens == mean
+    assert compressor.rows_a_layer(torch.ones(2, compressor.rows_of(), 1)) == mean
     assert compressor.num_tokens == count
 
 
@@ -235,7 +235,7 @@ def test_stages_of_pooling_follow_one_another_in_training_only():
     stages = ((1, 2), (1, 8), (3, 8), (3, 16))
     compressor = deep("visual_context_compressor", num_tokens=16, schedule=stages)
     assert compressor.counts == {3: 16}
-    assert compressor.mean_tokens == 16
+    assert compressor.rows_a_layer(torch.ones(2, 16, 1)) == 16
     compressor.train()
     found = []
     for step in range(8):
@@ -249,6 +249,14 @@ def test_stages_of_pooling_follow_one_another_in_training_only():
 def test_inflection_point_is_farthest_below_the_line_between_the_ends():
     curves = torch.tensor([[10.0, 3.0, 2.0, 1.0, 0.0], [10.0, 9.0, 8.0, 1.0, 0.0]])
     assert inflection(curves).tolist() == [1, 3]  # line 10, 7.5, 5, 2.5, 0
+
+
+def test_rows_that_never_enter_are_none_of_a_layer():
+    """One layer before the reduction and one behind it: pictures of 3 and of 9 rows, of which 2 stay."""
+    compressor = tiny_compressor("text_interaction", num_tokens=2)
+    tokens = torch.zeros(2, 16, 32)
+    tokens[0, :3], tokens[1, :9] = 1, 1
+    assert compressor.rows_a_layer(tokens) == ((3 + 2) / 2 + (9 + 2) / 2) / 2
 
 
 def test_text_interaction_drops_what_is_unlike_the_class_token():

@@ -34,6 +34,18 @@ def test_outliers_are_above_the_upper_fence_of_the_whole_batch():
     assert outlier_ratio(attention) == 0.0
 
 
+def test_neighbours_are_32_of_the_576_patches_of_llava(monkeypatch):
+    import fwd2bot.compressors.prumerge as module
+
+    asked = []
+    monkeypatch.setattr(module, "merge", lambda *all_: asked.append(all_[-1]) or merge(*all_))
+    for image in (96, 32):  # 24 x 24, 8 x 8 patches of 4
+        llava = tiny_llava(image=image)
+        config = CompressorConfig(compressor="prumerge", num_tokens=4, adapters="none")
+        make_compressor(llava, config).compress(torch.zeros(1, 3, image, image))
+    assert asked == [32, 3]
+
+
 def test_merging_is_that_of_the_definition():
     torch.manual_seed(0)
     features, keys = torch.randn(2, 7, 4, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)

@@ -43,7 +43,7 @@ def our_gradients(compressor):
     batch = AnswerBatch.collate(encoded(compressor), pad_id=3, image_index=ABOUT)
     texts = compressor.compress_text(CAPTIONS)
     loss = compressor.answer_loss(tokens, batch)
-    loss = loss + contrastive_loss(compressor.embed_rows(tokens), compressor.embed_rows(texts), TEMPERATURE)
+    loss = loss + contrastive_loss(compressor.embed_rows(tokens), compressor.embed_text_rows(texts), TEMPERATURE)
     loss.backward()
     named = {name: parameter for name, parameter in compressor.named_parameters() if parameter.requires_grad}
     assert all(parameter.grad is not None for parameter in named.values())

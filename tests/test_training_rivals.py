@@ -1,13 +1,18 @@
 """Rivals in the loop: their own weights learn, M3 learns at all scales, and what is not counted is not told."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_runs import config
+from torch.nn.functional import normalize
 
+from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.errors import InputError
+from fwd2bot.model import Fwd2Bot
+from fwd2bot.training import compressor as training
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.loop import build_stage
 from fwd2bot.training.plan import make_plan
@@ -36,6 +41,41 @@ def test_own_weights_of_a_rival_learn(name: str, tmp_path: Path, tiny_base: Path
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.embeds_text])
+def test_vectors_of_training_are_those_of_searching(
+    name: str, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss compares what `Fwd2Bot.embed` will give for the same pictures and texts."""
+    answers = CATALOGUE[name].answers
+    loss = "contrastive_loss" if answers else "one_way_loss"
+    compared: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(training, loss, lambda first, second, _: compared.append((first, second)) or first.sum())
+    run = run_of(name, tmp_path, tiny_base, num_tokens=4 if answers else 1, token_scale=0.5)
+    stage: Any = build_stage(replace(run, losses={"autoregressive": float(answers), "contrastive": 1.0}))
+    stage.compressor.eval()
+    batch = stage.batch(0)
+    model = Fwd2Bot(stage.compressor)
+    with torch.no_grad():
+        stage.losses(batch, 0)
+        ((first, second),) = compared
+        tokens = stage.compressor.compress(batch.pixels) if not batch.positives else None
+    texts = batch.captions if tokens is not None else batch.positives
+    torch.testing.assert_close(normalize(second[: len(texts)]), model.embed(texts), rtol=1e-4, atol=1e-5)
+    anchors = batch.captions if tokens is None else tokens
+    torch.testing.assert_close(normalize(first), model.embed(anchors), rtol=1e-4, atol=1e-5)
+
+
+def test_a_rival_in_stages_is_told_how_far_the_training_is(tmp_path: Path, tiny_base: Path) -> None:
+    """LLaVolta's pools come one after the other."""
+    run = run_of("visual_context_compressor", tmp_path, tiny_base, num_tokens=8, schedule=[[1, 2], [1, 8]])
+    stage: Any = build_stage(replace(run, steps=4))
+    batch, counts = stage.batch(0), []
+    for step in range(4):
+        stage.losses(batch, step)
+        counts.append(dict(stage.compressor.counts))
+    assert counts == [{1: 2}, {1: 2}, {1: 8}, {1: 8}]
 
 
 def test_a_step_of_m3_is_the_mean_over_its_scales(tmp_path: Path, tiny_base: Path) -> None:

@@ -70,6 +70,8 @@ class Compressor(nn.Module):
     """L_disc goes from pictures to texts alone, as the method is published."""
     text_alone: ClassVar[bool] = False
     """It learns from texts, and never sees a picture before it is used."""
+    inside: ClassVar[bool] = False
+    """It leaves rows out on the way through the language model, while it answers."""
     stages: ClassVar[tuple[str, ...]] = (GENERATE,)
     """The passes of the language model, each with an adapter of its own."""
 
@@ -131,11 +133,6 @@ class Compressor(nn.Module):
         return self.config.token_counts
 
     @property
-    def mean_tokens(self) -> float:
-        """Rows of an image in a layer of the language model, averaged over the layers that answer."""
-        return float(self.num_tokens)
-
-    @property
     def cuttable(self) -> bool:
         """The first k of its tokens are the k tokens that compress(num_tokens=k) gives."""
         return False
@@ -148,12 +145,20 @@ class Compressor(nn.Module):
         """How many rows `compress` gives: as many as tokens, unless the language model itself leaves some out."""
         return self.chosen_count(num_tokens)
 
+    def rows_a_layer(self, tokens: Tensor) -> float:
+        """Rows that a picture has in a layer of pass 2, the mean over the layers and the pictures of (B, K, D)."""
+        return float(tokens.shape[1])
+
     def compress_text(self, texts: Sequence[str], num_tokens: int | None = None) -> Tensor:
         """B strings -> (B, K, D)."""
         raise NotImplementedError(f"{self.config.compressor} does not embed text")
 
     def embed_rows(self, tokens: Tensor) -> Tensor:
-        """e_v or e_t, not yet of unit norm: (B, K, D) -> (B, D), the mean of the summary tokens."""
+        """e_v, not yet of unit norm: (B, K, D) -> (B, D), as `embed_text_rows`, where the method says no other way."""
+        return self.embed_text_rows(tokens)
+
+    def embed_text_rows(self, tokens: Tensor) -> Tensor:
+        """e_t, not yet of unit norm, of what `compress_text` gave: (B, K, D) -> (B, D), the mean summary token."""
         return tokens.mean(dim=1)
 
     def last_states(

@@ -48,7 +48,7 @@ class Fwd2BotCompressor(Compressor):
     def _summarise(self, content: Tensor, mask: Tensor | None, prompt: list[int], num_tokens: int | None) -> Tensor:
         """One pass over [BOS; content; prompt; summary embeddings]; `mask` (B, N) is False at padded content."""
         count = self.chosen_count(num_tokens)
-        before = self._embedded(self._ids(""), content)  # (B, 1, D): BOS
+        before = self._embedded([self.llava.tokenizer.bos_token_id], content)  # (B, 1, D)
         summary_embeddings = self._repeated(self.summary_embeddings[:count], content)  # (B, K, D)
         after = torch.cat([self._embedded(prompt, content), summary_embeddings], dim=1)
         rows = torch.cat([before, content, after], dim=1)  # (B, 1 + N + prompt + K, D)
@@ -79,11 +79,8 @@ class Fwd2BotCompressor(Compressor):
         return torch.tensor(padded, device=device, dtype=torch.long), mask
 
     def _ids(self, text: str) -> list[int]:
-        """Without BOS; "" is BOS itself."""
-        tokenizer = self.llava.tokenizer
-        if not text:
-            return [tokenizer.bos_token_id]
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Without BOS."""
+        ids: list[int] = self.llava.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _embedded(self, ids: list[int], like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What methods share that reduce the image's rows inside the language model: every visual token enters it.
 
-So nothing small can be kept, and `num_tokens` says how many rows are left after the last reduction. None of them is
-trained; on a model with adapters they work as they are.
+So nothing small can be kept, and `num_tokens` says how many rows are left after the last reduction. None has weights
+of its own; on a model with adapters they work as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ class InsideCompressor(Compressor):
     Raises InputError for a schedule that does not fit the model, and for more than one number of tokens.
     """
 
+    inside = True
     layers: ClassVar[tuple[int, ...]]
     """Of 32: before which the method reduces."""
     reads_question: ClassVar[bool] = True
@@ -72,9 +73,10 @@ class InsideCompressor(Compressor):
         """Rows of the image by layer, see `Reducer`; of two reductions before one layer only the last counts."""
         return dict(self.config.schedule or self.published())
 
-    @property
-    def mean_tokens(self) -> float:
-        return mean_rows(self.rows_of(), self.depth, self.counts)
+    def rows_a_layer(self, tokens: Tensor) -> float:
+        present = self.present(tokens)
+        entering = [tokens.shape[1]] if present is None else present.sum(dim=1).tolist()
+        return sum(mean_rows(rows, self.depth, self.counts) for rows in entering) / len(entering)
 
     def keep(self, seen: Seen, count: int) -> Kept:
         """Which `count` rows of the image stay, see `Reducer`."""

@@ -44,5 +44,6 @@ class SingleForward(Fwd2BotCompressor):
         return self.llava.visual_tokens(pixels, appended, COMPRESS)
 
     def embed_rows(self, tokens: Tensor) -> Tensor:
-        """(B, K, D) -> (B, D), by the pass that embeds captions."""
-        return self._summarise(tokens, None, self._image_prompt, tokens.shape[1]).mean(dim=1)
+        """(B, K, D) -> (B, D), by the pass that embeds captions; the tokens enter it as they enter pass 2."""
+        entering = tokens * self.config.token_scale
+        return self._summarise(entering, None, self._image_prompt, tokens.shape[1]).mean(dim=1)

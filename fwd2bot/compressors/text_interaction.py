@@ -22,7 +22,7 @@ from fwd2bot.reduction import Kept, Seen, highest
 
 
 class TextInteraction(InsideCompressor):
-    """What the first pruning drops are rows of zeros in a picture's tokens; `mean_tokens` counts them with the rest."""
+    """What the first pruning drops are rows of zeros in a picture's tokens, which no layer sees."""
 
     layers = (2,)
 

@@ -120,7 +120,7 @@ class CompressorStage(Stage):
             return {"contrastive": self.disc * self._sentence_loss(batch)}
         images: Tensor | None
         if batch.answers is None:
-            images = self._embedded(self.compressor.compress, batch.pixels, count)
+            images = self._embedded(self.compressor.compress, batch.pixels, count, self.compressor.embed_rows)
         else:
             compress = partial(self.compressor.compress, questions=batch.questions)
             tokens = None if batch.pixels is None else self._cut(compress, batch.pixels, count)
@@ -129,7 +129,7 @@ class CompressorStage(Stage):
                 losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
             images = None if tokens is None else self.compressor.embed_rows(tokens)
         if self.disc and batch.captions:
-            texts = self._embedded(self.compressor.compress_text, batch.captions, count)
+            texts = self._embedded_texts(batch.captions, count)
             assert images is not None, "captions are of pictures"
             temperature = self.compressor.config.temperature
             images, texts = distributed.gathered(images), distributed.gathered(texts)
@@ -140,7 +140,7 @@ class CompressorStage(Stage):
     def _sentence_loss(self, batch: Batch) -> Tensor:
         """Each anchor against all positives, of which one is its own, and all negatives."""
         anchors, positives, negatives = (
-            distributed.gathered(self._embedded(self.compressor.compress_text, texts, None))
+            distributed.gathered(self._embedded_texts(texts, None))
             for texts in (batch.captions, batch.positives, batch.negatives)
         )
         return one_way_loss(anchors, torch.cat([positives, negatives]), self.compressor.config.temperature)
@@ -150,8 +150,13 @@ class CompressorStage(Stage):
         made = None if self.compressor.cuttable else count
         return compress(rows, num_tokens=made)[:, :count]
 
-    def _embedded(self, compress: Callable[..., Tensor], rows: Any, count: int | None) -> Tensor:
-        """Mean tokens (B, D) of pictures or texts.
+    def _embedded_texts(self, texts: Sequence[str], count: int | None) -> Tensor:
+        return self._embedded(self.compressor.compress_text, texts, count, self.compressor.embed_text_rows)
+
+    def _embedded(
+        self, compress: Callable[..., Tensor], rows: Any, count: int | None, vectors: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Vectors (B, D) of pictures or texts, from the tokens that `compress` gives.
 
         More than this process's part of `batch_size` are done in pieces of it. Of each only the output is kept, and
         it is run again when its gradient comes: memory does not grow with the batch, and the gradient is that of one
@@ -160,7 +165,7 @@ class CompressorStage(Stage):
         size = self.config.batch_size // distributed.count()
 
         def embed(piece: Any) -> Tensor:
-            return self.compressor.embed_rows(self._cut(compress, piece, count))
+            return vectors(self._cut(compress, piece, count))
 
         if len(rows) <= size:
             return embed(rows)
@@ -238,10 +243,10 @@ class CompressorStage(Stage):
                 tokens = None if pixels is None else self.compressor.compress(pixels, batch.questions, count)
                 if self.disc and batch.captions and tokens is not None:
                     texts = self.compressor.compress_text(batch.captions, num_tokens=count)
-                    pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_rows(texts)))
+                    pairs.append((self.compressor.embed_rows(tokens), self.compressor.embed_text_rows(texts)))
                 if batch.positives:
                     anchors, texts = map(self.compressor.compress_text, (batch.captions, batch.positives))
-                    pairs.append((self.compressor.embed_rows(anchors), self.compressor.embed_rows(texts)))
+                    pairs.append((self.compressor.embed_text_rows(anchors), self.compressor.embed_text_rows(texts)))
                 if batch.answers is None or not self.compressor.answers:
                     continue
                 answers = batch.answers.to(self.device)

@@ -186,8 +186,7 @@ class Work:
             found["pass 1"] = self._pass("compress", rows or load.images, positions, thin=True, final_norm=norm)
         if self.single and load.pairs:
             positions = 1 + self.prompts[0] + 2 * self.tokens
-            for name, thin in (("pass 1", True), ("of captions", False)):  # `embed_rows` of both
-                found[name] = self._pass("generate", rows or load.pairs, positions, thin=thin, final_norm=norm)
+            found["pass 1"] = self._pass("generate", rows or load.pairs, positions, thin=True, final_norm=norm)
         if load.pairs:
             stage = "generate" if self.single else "compress"
             positions = 1 + 24 * math.ceil(caption / 24) + self.prompts[1] + self.tokens
