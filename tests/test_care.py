@@ -282,3 +282,47 @@ def test_a_copy_is_made_where_links_cannot(path, monkeypatch):
     flip(largest(path, "data"), [9])
     repair(path)
     assert_holds_all(path, NAMES)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_store_without_its_manifest_is_damaged_not_new(path: Path, folder: bool) -> None:
+    """The manifest is what says which rows there are; a creation that was cut off has no rows."""
+    if folder:
+        shutil.rmtree(path / "_versions")
+    else:
+        for file in (path / "_versions").glob("*.manifest"):
+            file.unlink()
+    with pytest.raises(StoreError, match=r"is damaged .*: run `fwd2bot repair"):
+        Store.open(path)
+    with pytest.raises(StoreError, match="holds a store already"):
+        new_store(path)
+    assert [one.restorable for one in verify(path).damaged] == [True]
+    report = repair(path)
+    assert (report.rows, report.gone, report.unnamed, report.older) == (59, [], 0, False)
+    assert_holds_all(path, NAMES)
+
+
+def test_a_store_without_manifest_and_guard_is_not_begun_anew(path: Path) -> None:
+    shutil.rmtree(path / "_versions")
+    for file in (path / "care").glob("*.manifest.guard"):
+        file.unlink()
+    for what in (Store.open, verify, repair):
+        with pytest.raises(StoreError, match=r"No version of .* can be read|is damaged"):
+            what(path)
+    with pytest.raises(StoreError, match="holds a store already"):
+        new_store(path)
+    assert any((path / "data").iterdir())
+
+
+def test_lance_never_sees_a_data_file_whose_form_is_hurt(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It panics, at length, and may ask for more memory than there is."""
+    largest = max((path / "data").glob("*.lance"), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[-len(content) // 4 :] = bytes(len(content[-len(content) // 4 :]))
+    largest.write_bytes(content)
+    found = verify(path)
+    assert not found.whole
+    report = repair(path)
+    assert report.rows < 59
+    assert len(Store.open(path)) == report.rows
+    assert "panicked" not in capfd.readouterr().err

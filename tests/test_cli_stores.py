@@ -60,7 +60,7 @@ def test_verify_names_what_is_hurt_and_repair_gives_it_back(run, album):
     assert "run `fwd2bot repair album.store`" in run("ask", "what?", "--store", "album.store", "--all").err
     ran = run("repair", "album.store")
     assert ran.code == 0
-    assert "whole again, with 3 rows; its old state is album.store.damaged" in ran.out
+    assert "mended, with 3 rows; its old state is album.store.damaged" in ran.out
     assert run("verify", "album.store").code == 0
     assert "nothing to repair" in run("repair", "album.store").out
     assert run("ask", "what?", "--store", "album.store", "--image", "fox.png").out == "red\n"
@@ -115,8 +115,39 @@ def test_delete_missing_takes_those_whose_files_are_gone(run, photos):
     told = json.loads(run("delete", "album.store", "--missing", "--json").out)
     assert told == {"store": "album.store", "deleted": ["sea.png"]}
     shutil.rmtree(photos)
-    assert run("delete", "album.store", "--missing", "--path", "more/*").out.splitlines()[1:] == ["  more/flag.png"]
+    command = ["delete", "album.store", "--missing", "--yes", "--path", "more/*"]
+    assert run(*command).out.splitlines()[1:] == ["  more/flag.png"]
     assert Store.open("album.store").names() == ["fox.png"]
+
+
+def test_delete_missing_does_not_take_a_disk_that_is_away_for_deleted_files(run, photos, tmp_path):
+    there = Store.open("album.store").names()
+    photos.rename(tmp_path / "elsewhere")
+    ran = run("delete", "album.store", "--missing")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "3 files cannot be found, and the folder" in ran.err
+    photos.mkdir()  # where the disk was
+    (photos / "more").mkdir()
+    ran = run("delete", "album.store", "--missing")
+    assert (ran.code, ran.out) == (2, "")
+    assert "no file of the store is there: is a disk away? --yes deletes the rows" in ran.err
+    assert Store.open("album.store").names() == there
+    assert run("delete", "album.store", "--missing", "--yes").out.startswith("album.store: 3 images deleted")
+
+
+def test_delete_missing_keeps_rows_of_files_that_may_not_be_looked_at(run, photos, monkeypatch):
+    stat = os.stat
+
+    def forbidden(path, *rest, **more):
+        if str(path).endswith("flag.png"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *rest, **more)
+
+    (photos / "sea.png").unlink()
+    monkeypatch.setattr(os, "stat", forbidden)
+    ran = run("delete", "album.store", "--missing")
+    assert ran.out.splitlines() == ["album.store: 1 image deleted", "  sea.png"]
+    assert "1 file may not be looked at: the rows stay" in ran.err
 
 
 @pytest.mark.parametrize("options", [(), ("fox.png", "--missing"), ("fox.png", "--path", "*")])

@@ -332,6 +332,7 @@ def _delete(commands: _Commands) -> None:
     _whole_store(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="names")
     parser.add_argument("--missing", action="store_true", help="all whose files are gone")
+    parser.add_argument("--yes", action="store_true", help="with --missing: also where whole folders are gone")
 
 
 def _duplicates(commands: _Commands) -> None:

@@ -5,6 +5,7 @@ import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwd2bot.cli.commands import load_model
@@ -56,7 +57,7 @@ def run_repair(options: argparse.Namespace) -> int:
     elif done.aside is None:
         print(f"{done.store}: {plural(done.rows, 'row')}, all as they were written: nothing to repair")
     else:
-        print(f"{done.store}: whole again, with {plural(done.rows, 'row')}; its old state is {done.aside}")
+        print(f"{done.store}: mended, with {plural(done.rows, 'row')}; its old state is {done.aside}")
         for file in done.restored:
             print(f"  {file} given back")
         if done.older:
@@ -112,9 +113,10 @@ def run_delete(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     with store.writing():
         names = [store.find(image) for image in options.images]
-        if not names:
-            rows = store.listing(wanted)
-            names = [row.name for row in rows if not (options.missing and os.path.exists(row.path))]  # noqa: PTH110
+        if not names and options.missing:
+            names = _missing(store, wanted, sure=options.yes)
+        elif not names:
+            names = [row.name for row in store.listing(wanted)]
         names = list(dict.fromkeys(names))
         store.remove(names)
         if names:
@@ -126,6 +128,27 @@ def run_delete(options: argparse.Namespace) -> int:
         for name in names:
             print_rows([[f"  {name}"]])
     return 0
+
+
+def _missing(store: Store, wanted: "Filter", *, sure: bool) -> list[str]:
+    """Images whose files are gone. Raises InputError where that looks like a disk that is away, unless it is `sure`."""
+    gone, strange, unknown = [], "", 0
+    for row in store.listing(wanted):
+        try:
+            os.stat(row.path)  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            gone.append(row.name)
+            strange = strange or ("" if Path(row.path).parent.is_dir() else str(Path(row.path).parent))
+        except OSError:  # it may be there
+            unknown += 1
+    if unknown:
+        note(f"{plural(unknown, 'file')} may not be looked at: the rows stay")
+    if gone and not sure and (strange or len(gone) == len(store.names())):
+        what = f"the folder {strange} is gone, too" if strange else "no file of the store is there"
+        raise InputError(
+            f"{plural(len(gone), 'file')} cannot be found, and {what}: is a disk away? --yes deletes the rows anyway."
+        )
+    return gone
 
 
 def run_duplicates(options: argparse.Namespace) -> int:

@@ -170,19 +170,19 @@ def _verify(path: Path, damage: _Damage) -> Verified:
         report.older = any(name < used for name in lost)
         hurt = _hurt(as_it_is, damage)
         beyond = set(hurt if best is as_it_is else _hurt(best, damage))
-        named = _names(best, hurt)
+        named = _names(best, hurt, damage)
         report.unnamed = sum(1 for names in named.values() if names is None)
         report.images = sorted(
             (HurtImage(image=name, restorable=at not in beyond) for at, names in named.items() for name in names or []),
             key=lambda one: one.image,
         )
-        report.rows = _count_named(best) - sum(1 for names in named.values() if names != [])
+        report.rows = _count_named(best, damage) - sum(1 for names in named.values() if names != [])
     return report
 
 
 def _views(path: Path, damage: _Damage, folder: Path) -> tuple[Any, Any, set[str]]:
     """The data set as it is, with what finds its rows given back; with all given back; and which files that are."""
-    if not damage:
+    if not damage and guards.newest_manifest(path) is not None:
         dataset = lance.dataset(str(path.absolute()))
         return dataset, dataset, set()
     now, healed = folder / "now", folder / "healed"
@@ -267,19 +267,25 @@ def _fragments(dataset: Any) -> Iterator[tuple[Any, range]]:
         yield fragment, positions
 
 
-def _names(dataset: Any, positions: list[int]) -> dict[int, list[str] | None]:
+def _names(dataset: Any, positions: Iterable[int], damage: _Damage) -> dict[int, list[str] | None]:
     """The names of rows, None where they cannot be read."""
     named: dict[int, list[str] | None] = {}
-    for piece, table in _pieces(dataset, positions, check.columns_of(["check"])):
-        known = [False] if table is None else check.sound(table, ["check"]).tolist()
-        names = [None] if table is None else table["names"].to_pylist()
-        named.update({at: row if fine else None for at, row, fine in zip(piece, names, known, strict=True)})
+    wanted = set(positions)
+    for fragment, own in _fragments(dataset):
+        here = [at for at in own if at in wanted]
+        if not _can_be_opened(dataset, [file.path for file in fragment.data_files()], damage):
+            named.update(dict.fromkeys(here))
+            continue
+        for piece, table in _pieces(dataset, here, check.columns_of(["check"])):
+            known = [False] if table is None else check.sound(table, ["check"]).tolist()
+            names = [None] if table is None else table["names"].to_pylist()
+            named.update({at: row if fine else None for at, row, fine in zip(piece, names, known, strict=True)})
     return named
 
 
-def _count_named(dataset: Any) -> int:
-    every = [row for _, positions in _fragments(dataset) for row in _names(dataset, list(positions)).values()]
-    return sum(1 for names in every if names != [])
+def _count_named(dataset: Any, damage: _Damage) -> int:
+    every = _names(dataset, range(dataset.count_rows()), damage)
+    return sum(1 for names in every.values() if names != [])
 
 
 def _can_be_opened(dataset: Any, files: Iterable[str], damage: _Damage) -> bool:

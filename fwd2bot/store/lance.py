@@ -41,7 +41,7 @@ COMMITS = 256
 def is_new(path: Path) -> bool:
     """Whether a store may be created there: nothing is there, or what a creation that was cut off left behind.
 
-    Raises StoreError where the folder may not be read.
+    That has neither rows nor guards. Raises StoreError where the folder may not be read.
     """
     with translated(path, "read"):
         if not path.exists():
@@ -49,7 +49,9 @@ def is_new(path: Path) -> bool:
         if not path.is_dir():
             return False
         parts = {part.name for part in path.iterdir()}
-        return not parts or (LOCK in parts and parts <= _OWN_PARTS and not any(path.glob("_versions/*.manifest")))
+        if not parts or not (LOCK in parts and parts <= _OWN_PARTS):
+            return not parts
+        return not any(any(path.glob(kept)) for kept in ("_versions/*.manifest", "data/*", f"{guards.FOLDER}/*"))
 
 
 def open_store(path: Path) -> "LanceStore":
@@ -65,12 +67,10 @@ def check_place(path: Path) -> Path:
         if not path.exists() or (is_new(path) and not (path / LOCK).exists()):
             raise StoreError(f"There is no store at {path}: make one with `fwd2bot compress PHOTOS --store {path}`.")
         if is_new(path):
-            raise StoreError(
-                f"{path} was begun and never finished: run `fwd2bot compress PHOTOS --store {path}` again."
-            )
+            raise StoreError(f"{path} was begun and never finished: run the same `fwd2bot compress` again.")
         if not path.is_dir():
             raise StoreError(f"{path} is a file, not a store: give the folder of a store, or a new one.")
-        if not (path / "_versions").is_dir():
+        if not (path / LOCK).exists() and not (path / "_versions").is_dir():
             raise StoreError(f"{path} is a folder but not a store: give the folder of a store, or a new one.")
     return path
 
