@@ -37,6 +37,8 @@ def migrate(
 ) -> MigrateReport:
     """Rows have as many tokens, kept in the same way, as the old ones, where nothing else is asked.
 
+    A model that does not give so many gives what it gives by itself.
+
     Stopped at any time, run again: what was compressed is not done again, and the old store is as it was. A file that
     has changed since is taken as it is now.
 
@@ -47,7 +49,9 @@ def migrate(
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
     old = Store.open(real_folder(Path(path)))
     half = beside(old.path, "migrating")
-    num_tokens = old.header.num_tokens if num_tokens is None else num_tokens
+    if num_tokens is None:
+        held = old.header.num_tokens
+        num_tokens = held if held in model.token_counts else model.num_tokens
     quantisation = quantisation or old.header.quantisation
     _check_new(model, old, num_tokens, quantisation)
     began = time.monotonic()

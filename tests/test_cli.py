@@ -52,6 +52,12 @@ def test_search_like_a_picture(run: Run, album: Path) -> None:
     assert run("search", "--like", "query.png", "--store", "album.store", "--top", "1").out == " 1.000  more/flag.png\n"
 
 
+def test_search_among_no_image_says_so(run: Run, album: Path) -> None:
+    ran = run("search", "red", "--store", "album.store", "--path", "none*")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "fwd2bot: no image of album.store (3) was searched\n"
+
+
 def test_search_of_many_queries(run: Run, album: Path) -> None:
     ran = run("search", "--queries", "-", "--store", "album.store", "--top", "1", stdin="blue sky\n\nred\n")
     assert ran.out == "blue sky\n   1.000  sea.png\nred\n   1.000  fox.png\n"

@@ -195,6 +195,13 @@ def test_migrate_gives_the_rows_of_another_model_and_keeps_the_old(run, photos):
     assert run("verify", "album.store").code == 0
 
 
+def test_migrate_to_a_model_that_gives_other_numbers_of_tokens_takes_its_own(run, photos):
+    assert run("compress", "photos", "--store", "three.store", "--tokens", "3").code == 0
+    assert run("migrate", "three.store", "--model", "other").code == 0
+    assert Store.open("three.store").header.num_tokens == 4
+    assert run("migrate", "three.store", "--model", "other", "--tokens", "3").code == 2
+
+
 def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
     compress, seen = OtherModel.compress, []
 
@@ -320,7 +327,7 @@ def test_info_lists_rows_with_their_urls(run, photos):
         (("info", "album.store", "--path", "x"), "add --rows"),
         (("info", "album.store", "--rows", "--since", "2024"), "'2024' is no date: write it as 2024-12-31"),
         (("search", "x", "--store", "album.store", "--larger", "big"), "'big' is no size: write bytes such as 300KB"),
-        (("caption", "--store", "album.store", "--path", "x"), "None of the 3 images of album.store is such a one"),
+        (("caption", "--store", "album.store", "--path", "x"), "No image of album.store (3) meets these options."),
         (("caption", "--store", "album.store", "--path", "x", "--image", "fox.png"), "not both"),
         (("ask", "x", "--store", "album.store", "--path", "x", "--image", "fox.png"), "About which image?"),
     ],

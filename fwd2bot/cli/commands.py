@@ -101,6 +101,8 @@ def run_search(options: argparse.Namespace) -> int:
     for one in found:
         if one.error is not None:
             note(f"fwd2bot: {one.query}: {one.error}")
+    if not any(one.results or one.error for one in found):
+        note(f"fwd2bot: no image of {store.path} ({len(store.names()):,}) was searched")
     if options.json:
         _json_found(found, many=options.queries is not None)
     else:

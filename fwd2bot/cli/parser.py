@@ -322,7 +322,7 @@ def _migrate(commands: _Commands) -> None:
     about = "Compress a store's images again with another model; the old rows answer until that is done."
     parser = _command(commands, "migrate", about, _model(), _json())
     _whole_store(parser)
-    _tokens(parser, "tokens an image, of those that the model offers (default: as many as now)")
+    _tokens(parser, "tokens an image, of those that the model offers (default: as many as now, if it offers that)")
     _rows(parser, "how to keep tokens (default: as now)")
 
 

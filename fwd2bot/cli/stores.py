@@ -184,7 +184,7 @@ def wanted_names(options: argparse.Namespace, store: Store) -> list[str]:
         raise InputError("Give --image, or --path and its like, not both.")
     names = [row.name for row in store.listing(wanted)]
     if not names:
-        raise InputError(f"None of the {len(store.names()):,} images of {store.path} is such a one.")
+        raise InputError(f"No image of {store.path} ({len(store.names()):,}) meets these options.")
     return names
 
 

@@ -31,8 +31,7 @@ def _take(lock: TextIO, path: Path) -> None:
     except BlockingIOError:
         lock.seek(0)
         raise StoreError(
-            f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again "
-            "(only what is missing will be compressed)."
+            f"{path} is being written by process {lock.read().strip() or '?'}: wait for it to end, then run again."
         ) from None
     with suppress(OSError):  # the disk is full: the right is there without it, and tidying may make room
         os.ftruncate(lock.fileno(), 0)
