@@ -132,19 +132,20 @@ def run_delete(options: argparse.Namespace) -> int:
 
 def _missing(store: Store, wanted: "Filter", *, sure: bool) -> list[str]:
     """Images whose files are gone. Raises InputError where that looks like a disk that is away, unless it is `sure`."""
-    gone, strange, unknown = [], "", 0
+    gone, folders, unknown = [], set(), 0
     for row in store.listing(wanted):
         try:
             os.stat(row.path)  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
             gone.append(row.name)
-            strange = strange or ("" if Path(row.path).parent.is_dir() else str(Path(row.path).parent))
+            folders.add(Path(row.path).parent)
         except OSError:  # it may be there
             unknown += 1
     if unknown:
         note(f"{plural(unknown, 'file')} may not be looked at: the rows stay")
-    if gone and not sure and (strange or len(gone) == len(store.names())):
-        what = f"the folder {strange} is gone, too" if strange else "no file of the store is there"
+    away = next((folder for folder in sorted(folders) if not folder.is_dir()), None)
+    if gone and not sure and (away or len(gone) == len(store.names())):
+        what = f"the folder {away} is gone, too" if away else "no file of the store is there"
         raise InputError(
             f"{plural(len(gone), 'file')} cannot be found, and {what}: is a disk away? --yes deletes the rows anyway."
         )

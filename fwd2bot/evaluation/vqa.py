@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,22 +101,23 @@ class VizWiz(Benchmark):
         super().__init__(folder, split)
         file = f"{self.split}.json"
         rows = read_json_list(found(folder / file, folder / "Annotations" / file))
-        self._rows = [*by_key(rows, lambda row: row.text("image")).values()]
+        self._rows = by_key(rows, lambda row: row.text("image"))
+        self._images = [*self._rows]
 
     def samples(self) -> Sequence[Sample]:
         return [
             Sample(
-                row.text("image"),
-                self.folder / self.split / row.text("image"),
+                image,
+                self.folder / self.split / image,
                 row.text("question").capitalize() + UNANSWERABLE + SHORT_ANSWER,
             )
-            for row in self._rows
+            for image, row in self._rows.items()
         ]
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "image" not in row and str(row.get("question_id")).isdecimal():
             place = int(row["question_id"])
-            return self._rows[place].text("image") if place < len(self._rows) else str(place)
+            return self._images[place] if place < len(self._images) else str(place)
         return str(row["image"])
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
@@ -126,18 +126,17 @@ class VizWiz(Benchmark):
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
         """`overall`, and by type of answer. The prediction is normalised, what people said is not."""
         self.check_scored_here()
-        check_complete((row.text("image") for row in self._rows), predictions)
+        check_complete(self._images, predictions)
         scores = []
-        for row in self._rows:
+        for image, row in self._rows.items():
             humans = [answer.text("answer") for answer in row.rows("answers")]
-            score = soft_score(vqa_processed(predictions[row.text("image")]), humans)
+            score = soft_score(vqa_processed(predictions[image]), humans)
             scores += [("overall", score), (f"answer_type/{row.text('answer_type')}", score)]
         return means(scores)
 
     def submission(self, predictions: Mapping[str, str]) -> tuple[str, bytes]:
-        images = [row.text("image") for row in self._rows]
-        check_complete(images, predictions)
-        rows = [{"image": image, "answer": evalai_processed(predictions[image])} for image in images]
+        check_complete(self._images, predictions)
+        rows = [{"image": image, "answer": evalai_processed(predictions[image])} for image in self._images]
         return f"vizwiz_{self.split}.json", json.dumps(rows).encode()
 
 
@@ -159,7 +158,8 @@ class TextVQA(Benchmark):
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
         rows = read_json(folder / f"TextVQA_0.5.1_{self.split}.json").rows("data")
-        self._rows = [*by_key(rows, _number).values()]
+        self._numbered = by_key(rows, _number)
+        self._rows = [*self._numbered.values()]
 
     def samples(self) -> Sequence[Sample]:
         images = self.folder / ("train_images" if self.split == "val" else "test_images")
@@ -175,13 +175,10 @@ class TextVQA(Benchmark):
     def keys(self) -> Collection[str]:
         return {_key(row) for row in self._rows}
 
-    @cached_property
-    def _by_number(self) -> dict[str, str]:
-        return {_number(row): _key(row) for row in self._rows}
-
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "prompt" not in row:
-            return self._by_number.get(str(row["question_id"]), str(row["question_id"]))
+            number = str(row["question_id"])
+            return _key(self._numbered[number]) if number in self._numbered else number
         return f"{row['question_id']}\n{row['prompt'].split(chr(10))[0].lower()}"
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:

@@ -49,9 +49,9 @@ def is_new(path: Path) -> bool:
         if not path.is_dir():
             return False
         parts = {part.name for part in path.iterdir()}
-        if not parts or not (LOCK in parts and parts <= _OWN_PARTS):
-            return not parts
-        return not any(any(path.glob(kept)) for kept in ("_versions/*.manifest", "data/*", f"{guards.FOLDER}/*"))
+        kept = ("_versions/*.manifest", "data/*", f"{guards.FOLDER}/*")
+        begun = LOCK in parts and parts <= _OWN_PARTS
+        return not parts or (begun and not any(any(path.glob(pattern)) for pattern in kept))
 
 
 def open_store(path: Path) -> "LanceStore":
