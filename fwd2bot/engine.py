@@ -3,6 +3,7 @@
 Only `compress_images`, `search_like` and `match` open pictures; all others answer from rows.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.errors import InputError, StoreError
+from fwd2bot.errors import ImageError, InputError, StoreError
 from fwd2bot.images import find_images, read_image
 from fwd2bot.ingest import CompressReport, Ingest, as_array
 from fwd2bot.store import DEFAULT_QUANTISATION, Store
@@ -90,8 +91,9 @@ def compress_images(
     A picture that cannot be read is listed, and the rest goes on. Stopped at any time, run again: what was committed
     (every 256 rows or 30 seconds) is not done again.
 
-    Raises InputError where there is no picture at all or the model does not offer `num_tokens`; StoreError where the
-    store is of another model, of another number of tokens, or cannot be written.
+    Raises InputError where there is no picture at all or the model does not offer `num_tokens`; ImageError where a new
+    store is asked for and no path is there; StoreError where the store is of another model, of another number of
+    tokens, or cannot be written.
     """
     if batch_size < 1:
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
@@ -99,6 +101,8 @@ def compress_images(
     found = find_images(paths)
     if not found:
         raise InputError(f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files.")
+    if not Store.exists(store_path) and not any(os.path.lexists(path) for _, path in found):
+        raise ImageError(f"{paths[0]} is not there: check the path.")
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     began = time.monotonic()
     with store.writing():

@@ -146,9 +146,11 @@ class Fwd2Bot:
     def prepare(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
         """B pictures or paths -> their pixels (B, 3, H, W), which `compress` takes in their place.
 
-        For who has the next pictures while the model is at work. Raises ImageError for a path that cannot be read.
+        For who has the next pictures while the model is at work. Raises ImageError for a path that cannot be read,
+        InputError for what is neither picture nor path.
         """
-        return self._llava.pixels([one if isinstance(one, Image.Image) else read_image(one) for one in images])
+        _check_list(images, "pictures")
+        return self._llava.pixels([_opened(one) for one in images])
 
     @torch.inference_mode()
     def compress(
@@ -159,9 +161,10 @@ class Fwd2Bot:
     ) -> Tensor:
         """B pictures or paths, or what `prepare` made of them -> summary tokens (B, K, D).
 
-        Raises ImageError for a path that cannot be read, InputError for a number of tokens that is not offered, and for
-        a method that compresses for a question where there is none.
+        Raises ImageError for a path that cannot be read, InputError for what is neither picture nor path, for a number
+        of tokens that is not offered, and for a method that compresses for a question where there is none.
         """
+        _check_list(images, "pictures")
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -196,6 +199,7 @@ class Fwd2Bot:
         Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
         only embeds.
         """
+        _check_list(questions, "questions")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
@@ -255,8 +259,7 @@ class Fwd2Bot:
 
         Raises InputError for a text that is empty, no text or too long, or when the model does not embed text.
         """
-        if isinstance(inputs, str):
-            raise InputError("embed takes a list of texts; put the one text in a list.")
+        _check_list(inputs, "texts")
         if len(inputs) == 0:
             return torch.empty(0, self.width, device=self._llava.device)
         if isinstance(inputs[0], str):
@@ -307,7 +310,23 @@ class Fwd2Bot:
         if rows.ndim != 3 or rows.shape[2] != self.width:
             shape = tuple(rows.shape)
             raise InputError(f"Tokens have the shape (pictures, tokens, {self.width}) here, not {shape}.")
+        if not rows.isfinite().all():
+            raise InputError("The tokens hold numbers that are none (NaN or infinite): compress the picture again.")
         return rows.to(self._llava.device, self._llava.dtype)
+
+
+def _check_list(given: Any, what: str) -> None:
+    """Raises InputError where one text stands for a list: its letters would be taken one by one."""
+    if isinstance(given, str | Path):
+        raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")
+
+
+def _opened(picture: Any) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    raise InputError(f"A picture is a PIL image or a path here, not {type(picture).__name__}; see Image.fromarray.")
 
 
 def _check_letters(texts: Iterable[str]) -> None:
@@ -341,7 +360,9 @@ def bundled_names() -> list[str]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of a model, named as `load` takes it. Raises ModelError when there is none."""
+    """The folder of a model, named as `load` takes it. Raises ModelError when there is none, InputError for no name."""
+    if not isinstance(name, str | Path):
+        raise InputError(f"A model is named by a text or a path, not {type(name).__name__}; 'emoji-world' is bundled.")
     text = str(name)
     if text in bundled_names():
         return BUNDLED / text

@@ -99,6 +99,18 @@ def test_a_reader_that_goes_away_is_no_error(run: Run, album: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+def test_output_that_cannot_be_written_is_one_sentence(run: Run, album: Path) -> None:
+    command = [sys.executable, "-c", FAKE_PROCESS, "caption", "--store", "album.store"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "fwd2bot: the output or a file could not be written or read: No space left on device\n"
+    closed = [*command[:2], f"import os; os.close(1); os.execv({sys.executable!r}, {command!r})"]
+    ran = subprocess.run(closed, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "fwd2bot: stdout is closed: leave it open, or send it to /dev/null\n")
+
+
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: Path) -> None:
     for place in range(20):
         picture(tmp_path / f"p/{place}.png", "red", "blue").write_bytes(

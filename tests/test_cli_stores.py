@@ -72,10 +72,21 @@ def test_repair_says_which_images_are_lost_and_compress_adds_them(run, photos, t
     hurt_tokens(tmp_path, "fox.png")
     assert "fox.png (lost)" in run("verify", "album.store").out
     ran = run("repair", "album.store")
+    assert ran.code == 3
     assert "1 image lost; `fwd2bot compress` adds them again, where their files are:\n    fox.png" in ran.out
     assert Store.open("album.store").names() == ["more/flag.png", "sea.png"]
     assert "1 image added" in run("compress", "photos", "--store", "album.store").out
     assert run("ask", "what?", "--store", "album.store", "--image", "fox.png").out == "red\n"
+
+
+def test_verify_tells_of_guards_that_are_gone_and_compress_makes_new_ones(run, photos, tmp_path):
+    shutil.rmtree(tmp_path / "album.store/care")
+    ran = run("verify", "album.store")
+    assert ran.code == 0
+    assert ran.err.startswith("fwd2bot: album.store/care lacks the guards of 2 files")
+    assert json.loads(run("verify", "album.store", "--json").out)["unguarded"] == 2
+    run("compress", "photos", "--store", "album.store")
+    assert run("verify", "album.store").err == ""
 
 
 def test_verify_and_repair_of_nothing_are_one_sentence(run):
@@ -175,6 +186,12 @@ def test_two_files_that_changed_places_keep_both_names(run, photos):
     assert run("compress", "photos", "--store", "album.store").code == 0
     answers = run("ask", "what?", "--store", "album.store", "--image", "fox.png", "--image", "sea.png").out
     assert answers == "fox.png\tblue\nsea.png\tred\n"
+
+
+def test_a_store_is_not_made_of_paths_that_are_not_there(run, tmp_path):
+    ran = run("compress", "photso", "--store", "new.store")
+    assert (ran.code, ran.err) == (3, "fwd2bot: photso is not there: check the path.\n")
+    assert not (tmp_path / "new.store").exists()
 
 
 # Migrate.

@@ -124,7 +124,11 @@ def test_no_gradients_are_kept(model, tokens):
             r"the shape \(pictures, tokens, 32\) here, not \(4, 32\)",
         ),
         (lambda model, tokens: model.embed(np.zeros((2, 4, 8))), r"not \(2, 4, 8\)"),
-        (lambda model, tokens: model.embed("a fox"), "put the one text in a list"),
+        (lambda model, tokens: model.embed("a fox"), "'a fox' is no list of texts; put it in a list"),
+        (lambda model, tokens: model.compress("fox.png"), "'fox.png' is no list of pictures"),
+        (lambda model, tokens: model.answer(tokens, "abcde"), "'abcde' is no list of questions"),
+        (lambda model, tokens: model.compress([np.zeros((8, 8, 3))]), "a PIL image or a path here, not ndarray"),
+        (lambda model, tokens: model.answer(tokens * np.nan, ["a"] * 5), "hold numbers that are none"),
         (lambda model, tokens: model.embed(["a", ""]), "A text to embed is empty"),
         (lambda model, tokens: model.embed(["fox " * 300]), "A text of"),
         (lambda model, tokens: model.answer(tokens, ["a \udcff"] * 5), r"'a \\udcff' has a character that is none"),
@@ -139,6 +143,10 @@ def test_no_gradients_are_kept(model, tokens):
         "rank",
         "width",
         "string",
+        "path",
+        "question",
+        "array",
+        "nan",
         "no text",
         "long text",
         "bytes asked",
@@ -188,6 +196,11 @@ def test_only_owner_and_name_are_looked_for_on_the_hub(folder, monkeypatch):
     with pytest.raises(ModelError, match="is a file, not a model"):
         load(f"{folder.name}/config.json")
     assert asked == ["someone/some-model"]
+
+
+def test_a_model_has_a_name():
+    with pytest.raises(InputError, match="named by a text or a path, not NoneType"):
+        load(None)
 
 
 def test_dtypes_and_devices(folder):

@@ -174,6 +174,7 @@ def test_search_by_text_by_picture_and_by_image(client):
         ({"query": "a", "top": 0}, 400, '"top" must be a whole number from 1 to 1000'),
         ({"query": "a", "top": True}, 400, '"top" must be'),
         ({"query": "a", "cutoff": "x"}, 400, '"cutoff" must be a number'),
+        ({"query": "a", "cut_off": 0.5}, 400, 'does not know the field "cut_off"'),
         ({"image": "fix.png"}, 404, "There is no image 'fix.png'"),
         ({"like": "data:image/png;base64,????"}, 400, "not base64"),
         ({"like": "data:text/html,x"}, 400, "looks like data:image/png"),
@@ -184,6 +185,11 @@ def test_search_by_text_by_picture_and_by_image(client):
 )
 def test_a_search_that_cannot_be_done_is_told_in_a_sentence(client, body, status, says):
     assert says in told(client.post("/album/search", json=body), status)
+
+
+def test_a_cutoff_that_is_no_number_of_json_is_told(client):
+    body = b'{"query": "a", "cutoff": NaN}'
+    assert "The body is not JSON" in told(client.post("/album/search", content=body), 400)
 
 
 def test_caption_of_an_image(client):

@@ -151,13 +151,14 @@ TEXT = {"type": "text", "text": "?"}
         ({"messages": [{"role": "user", "content": 3}]}, "must be a text, or a list of parts"),
         ({"messages": [user(SHOWN, {"type": "text", "text": "x" * 100_001})]}, "at most 100,000 are read"),
         ({"messages": [{"role": "user", "content": [3]}]}, 'are of type "text"'),
-        ({"model": None}, "There is no model 'None' here"),
+        ({"model": None}, '"model" is missing; the model is'),
+        ({"model": "other"}, "There is no model 'other' here"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(client, fields, says):
     with pytest.raises(openai.APIStatusError) as refused:
         client.post("/chat/completions", body={**chat("?"), **fields}, cast_to=object)
-    assert refused.value.status_code == (404 if "model" in fields else 400)
+    assert refused.value.status_code == (404 if fields.get("model") else 400)
     assert says in refused.value.body["message"]
     assert refused.value.body["type"] == "invalid_request_error"
 

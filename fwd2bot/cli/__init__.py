@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 to 5 as in errors.py (3 also where some pictures could not
 1 a mistake of ours; 130 stopped by Ctrl-C; 141 the reader of our output went away.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from fwd2bot.errors import Fwd2BotError
+
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EBADF, errno.EMFILE, errno.ENFILE}
+"""What a disk or the system refuses to any program: no mistake of ours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no mistake
+    if sys.stdout is None:
+        _note("fwd2bot: stdout is closed: leave it open, or send it to /dev/null")
+        return 1
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     try:
@@ -30,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        _forget_output()
         return 141
     except KeyboardInterrupt:
         _note("\nfwd2bot: stopped")
@@ -40,12 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         message, code = _sentence(error)
         _note(f"fwd2bot: {one_line(message)}")
+        if isinstance(error, OSError):  # perhaps of stdout
+            _forget_output()
     return code
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, Fwd2BotError):
         return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        what = f"{error.filename} or the output" if error.filename else "the output or a file"
+        return f"{what} could not be written or read: {error.strerror}", 1
     reason = " ".join(str(error).split())[:200]
     if isinstance(error, MemoryError) or "out of memory" in reason.lower() or "can't allocate memory" in reason:
         return "not enough memory: try a smaller --batch, or --device cpu", 1

@@ -26,6 +26,11 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**asdict(found), "whole": found.whole})
         return code
+    if found.unguarded:
+        note(
+            f"fwd2bot: {found.store}/care lacks the guards of {plural(found.unguarded, 'file')}, by which damage to "
+            "them would be mended: the next `fwd2bot compress` makes new ones"
+        )
     if found.whole:
         print(f"{found.store}: {plural(found.rows, 'row')} in {plural(found.files, 'file')}, all as they were written")
         return code
@@ -52,6 +57,8 @@ def run_repair(options: argparse.Namespace) -> int:
     from fwd2bot.store.care import repair
 
     done = repair(options.store)
+    lost = len(done.gone) + done.unnamed
+    code = ImageError.exit_code if lost or done.older else 0
     if options.json:
         print_json(asdict(done))
     elif done.aside is None:
@@ -62,14 +69,13 @@ def run_repair(options: argparse.Namespace) -> int:
             print(f"  {file} given back")
         if done.older:
             print("  the last commit is lost: compress again what it added, delete again what it deleted")
-        lost = len(done.gone) + done.unnamed
         if lost:
             print(f"  {plural(lost, 'image')} lost; `fwd2bot compress` adds them again, where their files are:")
             for name in done.gone:
                 print(f"    {name}")
             if done.unnamed:
                 print(f"    and {plural(done.unnamed, 'row')} whose names were hurt, too")
-    return 0
+    return code
 
 
 def run_migrate(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from fwd2bot.errors import ImageError
 from fwd2bot.server.album import Floats, one_of, opened_picture, shown_picture
 from fwd2bot.server.pictures import THUMBNAIL
-from fwd2bot.server.replies import RequestError, finished, number_of, read_json, text_of, within
+from fwd2bot.server.replies import RequestError, check_fields, finished, number_of, read_json, text_of, within
 from fwd2bot.server.served import Served, served
 
 LONGEST_NAME = 4096
@@ -57,6 +57,7 @@ async def search(request: Request) -> Response:
     """The nearest images to a text, a picture that is sent, or an image of the store."""
     at = served(request)
     body = await read_json(request, at.limits)
+    check_fields(body, ("query", "like", "image", "top", "cutoff"))
     top = number_of(body, "top", 24, least=1, most=at.limits.results)
     cutoff = body.get("cutoff")
     if cutoff is not None and (isinstance(cutoff, bool) or not isinstance(cutoff, int | float)):
@@ -81,6 +82,7 @@ async def caption(request: Request) -> Response:
     """What an image shows, from its row alone."""
     at = served(request)
     body = await read_json(request, at.limits)
+    check_fields(body, ("image",))
     name = text_of(body, "image", longest=LONGEST_NAME)
     row = await within(at.limits, at.album.read(at.album.row, name))
     future, _ = at.answer(row, [(at.model.caption_question, None)])
@@ -92,6 +94,7 @@ async def attention(request: Request) -> Response:
     """What an answer used of an image's row; and, where its picture is there, what the row's tokens drew on."""
     at = served(request)
     body = await read_json(request, at.limits)
+    check_fields(body, ("image", "question"))
     name = text_of(body, "image", longest=LONGEST_NAME)
     question = None if body.get("question") is None else text_of(body, "question", longest=at.limits.letters)
     row = await within(at.limits, at.album.read(at.album.row, name))

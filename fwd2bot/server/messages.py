@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fwd2bot.server.replies import Limits, RequestError, number_of
+from fwd2bot.server.replies import Limits, RequestError, check_fields, number_of
 
 # Other fields of OpenAI's, with the values that ask for nothing that this server lacks.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -43,8 +43,7 @@ class ChatRequest:
             if name in WITHOUT_EFFECT and value is not None and value not in WITHOUT_EFFECT[name]:
                 only = json.dumps(WITHOUT_EFFECT[name][0])
                 raise RequestError(400, f'"{name}" can only be {only} here, since answers are greedy; leave it out.')
-            if name not in KNOWN | IGNORED | WITHOUT_EFFECT.keys():
-                raise RequestError(400, f'This server does not know the field "{name[:80]}"; leave it out.')
+        check_fields(body, KNOWN | IGNORED | WITHOUT_EFFECT.keys())
         turns, image = read_messages(body.get("messages"), limits)
         default = number_of(body, "max_tokens", NEW_TOKENS, least=1, most=context)
         options = body.get("stream_options") or {}

@@ -166,6 +166,8 @@ def _encoded(vector: Floats, encoding: str) -> list[float] | str:
 
 
 def _check_model(at: Served, name: Any) -> None:
+    if name is None:
+        raise RequestError(400, f'"model" is missing; the model is {at.model.name!r}.')
     if name != at.model.name:
         told = f"There is no model {str(name)[:80]!r} here; the model is {at.model.name!r}."
         raise RequestError(404, told, code="model_not_found")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -79,7 +79,7 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     try:
         async with asyncio.timeout(limits.body_seconds):
             content = await request.body()
-        value = json.loads(content)
+        value = json.loads(content, parse_constant=_no_number)
         if b"\\u" in content:
             json.dumps(value, ensure_ascii=False).encode()  # half of a letter that is written in two is no text
     except TimeoutError:
@@ -89,6 +89,16 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError(400, "The body is not an object of JSON.")
     return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is none of JSON's numbers")
+
+
+def check_fields(body: dict[str, Any], known: Container[str]) -> None:
+    """Raises RequestError for a field that would be overlooked."""
+    if unknown := [name for name in body if name not in known]:
+        raise RequestError(400, f'This server does not know the field "{unknown[0][:80]}"; leave it out.')
 
 
 async def finished(request: Request, future: "Future[Result]", limits: Limits) -> Result:

@@ -46,12 +46,14 @@ class HurtImage:
 class Verified:
     """What is true of a store's files and rows; `unnamed` rows are hurt, and so are their names.
 
-    older: the last commit is lost, and the rows are those before it.
+    older: the last commit is lost, and the rows are those before it. unguarded: files that could not be given back if
+    they were damaged, since their guards are gone; the next writing command makes new ones.
     """
 
     store: str
     files: int = 0
     rows: int = 0
+    unguarded: int = 0
     damaged: list[DamagedFile] = field(default_factory=list)
     images: list[HurtImage] = field(default_factory=list)
     unnamed: int = 0
@@ -146,7 +148,7 @@ def _damage(path: Path) -> _Damage:
             bad = guard.damaged(path) if (path / guard.path).exists() or newer or not is_manifest else []
             if bad:
                 found[guard.path] = (guard, bad)
-        if newest and not (path / guards.FOLDER / (newest + guards.ENDING)).exists() and not _can_be_read(path):
+        if newest and not guards.guard_file(path, newest).exists() and not _can_be_read(path):
             found[f"_versions/{newest}"] = (None, [])  # a writer died before it wrote the guard, and the power went
     return found
 
@@ -161,7 +163,9 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _verify(path: Path, damage: _Damage) -> Verified:
-    report = Verified(store=str(path), files=len(guards.guarded_files(path)))
+    files = guards.guarded_files(path)
+    bare = sum(1 for file in files if file not in damage and not guards.guard_file(path, file).exists())
+    report = Verified(store=str(path), files=len(files), unguarded=bare)
     with translated(path, "read"), tempfile.TemporaryDirectory() as folder:
         as_it_is, best, restored = _views(path, damage, Path(folder))
         report.damaged = [DamagedFile(file=name, restorable=name in restored) for name in sorted(damage)]
@@ -213,7 +217,7 @@ def _lay_out(path: Path, view: Path, damage: _Damage, *, heal_data: bool, link: 
         if guard and (heal_data or not name.startswith("data/")) and guard.heal(path, bad, view / name):
             restored.add(name)
             continue
-        (view / guards.FOLDER / (Path(name).name + guards.ENDING)).unlink(missing_ok=True)
+        guards.guard_file(view, name).unlink(missing_ok=True)
         if name.startswith("data/") and (path / name).exists():
             link(path / name, view / name)
     return restored

@@ -76,9 +76,14 @@ def read_guard(path: Path, *, parity: bool = True) -> Guard | None:
         return None
 
 
+def guard_file(root: Path, file: str) -> Path:
+    """Where the guard of a file lies."""
+    return root / FOLDER / (Path(file).name + ENDING)
+
+
 def write_guard(root: Path, guard: Guard) -> None:
     (root / FOLDER).mkdir(exist_ok=True)
-    path = root / FOLDER / (Path(guard.path).name + ENDING)
+    path = guard_file(root, guard.path)
     half = path.with_suffix(".half")
     try:
         half.write_bytes(guard.to_bytes())
