@@ -29,6 +29,8 @@ BASE = ROOT / "fwd2bot/bundled/emoji-world/base/config.json"
 OF_THE_BUNDLED = ("fwd2bot-16", "fwd2bot-4", "fixed-16", "fixed-4", "average_pool-16", "average_pool-4")
 NAMES = {"fixed": "fwd2bot, a training each", "fwd2bot-prefix": "fwd2bot, one training"}
 """Of cells and of files in results/world that are no method of the catalogue."""
+NOT_DRAWN = ("base", "average_pool_unscaled-16")
+"""`identity` stands for every visual token, with the budget of the others; the second is a control."""
 T2I = "text_to_image_R@1"
 ROWS = "rows_a_layer"
 
@@ -48,20 +50,24 @@ class Drawing:
     missing: Sequence[str]
 
 
+def drawn_as(cell: str) -> str:
+    """The method whose line a cell is a point of."""
+    return cell if cell in NAMES else CELLS[cell].compressor.get("compressor", cell)
+
+
 def of_evidence() -> Drawing:
     """Every method with one budget; the mean over seeds."""
     points: dict[str, dict[int, Figures]] = {}
     missing = []
     for cell in dict.fromkeys((*UNDERSTANDING, *RETRIEVAL)):
-        if cell == "base":  # `identity` stands for every visual token, with the budget of the others
+        if cell in NOT_DRAWN:
             continue
         for count in CELLS[cell].tokens:
             runs = list(results(cell, count))
             if not runs:
                 missing.append(called(cell, count))
                 continue
-            name = cell if cell in NAMES else CELLS[cell].compressor.get("compressor", cell)
-            points.setdefault(name, {})[count] = mean_of(runs)
+            points.setdefault(drawn_as(cell), {})[count] = mean_of(runs)
     full, tower = (next(iter(points.pop(name, {}).values()), {}) for name in ("identity", "clip"))
     return Drawing(points, full, tower, IMAGES, missing)
 

@@ -233,6 +233,15 @@ def test_the_document_is_what_the_results_say(results: ModuleType) -> None:
         assert read_section(results.DOCUMENT, f"figure-{name}") == told
 
 
+def test_no_cell_takes_the_place_of_another_in_the_plots(results: ModuleType) -> None:
+    drawn = results.fig_tokens
+    cells = dict.fromkeys((*drawn.UNDERSTANDING, *drawn.RETRIEVAL))
+    places = [
+        (drawn.drawn_as(one), count) for one in cells if one not in drawn.NOT_DRAWN for count in made.CELLS[one].tokens
+    ]
+    assert len(places) == len(set(places)) > 40
+
+
 def test_what_is_kept_is_of_the_mean_of_the_full_models_seeds(
     results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
