@@ -117,7 +117,7 @@ def unsure(root: Path, name: str, guard: Guard | None) -> bool:
 def check_form(root: Path, names: Iterable[str]) -> None:
     """Raises StoreError where one of these data files could lead Lance astray; their rows have checks of their own."""
     for name in names:
-        guard = read_guard(root / FOLDER / (name + ENDING), parity=False)
+        guard = read_guard(guard_file(root, name), parity=False)
         if guard is not None and not guard.can_be_read(root):
             raise StoreError(f"{root} is damaged (data/{name}): run `fwd2bot repair {root}`.")
 
