@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.errors import ImageError, InputError, StoreError
+from fwd2bot.errors import ImageError, InputError, StoreError, check_list
 from fwd2bot.images import find_images, read_image
 from fwd2bot.ingest import CompressReport, Ingest, as_array
 from fwd2bot.store import DEFAULT_QUANTISATION, Store
@@ -97,6 +97,7 @@ def compress_images(
     """
     if batch_size < 1:
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
+    check_list(paths, "paths")
     paths = list(paths)
     found = find_images(paths)
     if not found:

@@ -7,6 +7,9 @@ Fwd2BotError            1
 └── StoreError          5   a store that is missing, damaged, or written by another model
 """
 
+from pathlib import Path
+from typing import Any
+
 
 class Fwd2BotError(Exception):
     """Base of all errors that are the user's to mend; the message is one sentence with the remedy."""
@@ -36,3 +39,9 @@ class StoreError(Fwd2BotError):
     """A store cannot be opened, or its rows belong to another model."""
 
     exit_code = 5
+
+
+def check_list(given: Any, what: str) -> None:
+    """Raises InputError where one text stands for a list: its letters would be taken one by one."""
+    if isinstance(given, str | Path):
+        raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")

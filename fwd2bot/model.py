@@ -21,7 +21,7 @@ from fwd2bot.answering import RunningAnswers
 from fwd2bot.attended import View, view
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
-from fwd2bot.errors import InputError, ModelError
+from fwd2bot.errors import InputError, ModelError, check_list
 from fwd2bot.images import read_image
 from fwd2bot.llava import Llava
 
@@ -149,7 +149,7 @@ class Fwd2Bot:
         For who has the next pictures while the model is at work. Raises ImageError for a path that cannot be read,
         InputError for what is neither picture nor path.
         """
-        _check_list(images, "pictures")
+        check_list(images, "pictures")
         return self._llava.pixels([_opened(one) for one in images])
 
     @torch.inference_mode()
@@ -164,7 +164,7 @@ class Fwd2Bot:
         Raises ImageError for a path that cannot be read, InputError for what is neither picture nor path, for a number
         of tokens that is not offered, and for a method that compresses for a question where there is none.
         """
-        _check_list(images, "pictures")
+        check_list(images, "pictures")
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -199,7 +199,7 @@ class Fwd2Bot:
         Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
         only embeds.
         """
-        _check_list(questions, "questions")
+        check_list(questions, "questions")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
@@ -259,7 +259,7 @@ class Fwd2Bot:
 
         Raises InputError for a text that is empty, no text or too long, or when the model does not embed text.
         """
-        _check_list(inputs, "texts")
+        check_list(inputs, "texts")
         if len(inputs) == 0:
             return torch.empty(0, self.width, device=self._llava.device)
         if isinstance(inputs[0], str):
@@ -313,12 +313,6 @@ class Fwd2Bot:
         if not rows.isfinite().all():
             raise InputError("The tokens hold numbers that are none (NaN or infinite): compress the picture again.")
         return rows.to(self._llava.device, self._llava.dtype)
-
-
-def _check_list(given: Any, what: str) -> None:
-    """Raises InputError where one text stands for a list: its letters would be taken one by one."""
-    if isinstance(given, str | Path):
-        raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")
 
 
 def _opened(picture: Any) -> Image.Image:

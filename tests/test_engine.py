@@ -121,6 +121,12 @@ def test_compress_of_nothing_makes_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+def test_one_path_is_no_list_of_paths(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="photos' is no list of paths; put it in a list"):
+        compress_images(MODEL, str(photos), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
 def test_compress_gives_the_same_rows_whatever_the_batch(photos: Path, tmp_path: Path, size: int) -> None:
     compress_images(MODEL, [photos], tmp_path / "s", batch_size=size, quantisation="bf16")

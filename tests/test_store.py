@@ -275,6 +275,22 @@ def test_remove_drops_names_and_rows_with_their_last_name(store: Store) -> None:
     assert_holds(store, "c", "c")
 
 
+def test_remove_takes_a_name_twice_and_refuses_one_that_is_not_there(store: Store) -> None:
+    store.add([make_row("fox.png"), make_row("owl.png")])
+    with pytest.raises(InputError, match=r"no image 'owl\.jpg' in .*: did you mean 'owl\.png'\?"):
+        store.remove(["fox.png", "owl.jpg"])
+    assert store.names() == ["fox.png", "owl.png"]
+    store.remove(["fox.png", "fox.png"])
+    assert store.names() == ["owl.png"]
+
+
+def test_one_name_is_no_list_of_names(store: Store) -> None:
+    store.add([make_row("fox.png")])
+    for job in (store.get, store.remove):
+        with pytest.raises(InputError, match=r"'fox\.png' is no list of images; put it in a list"):
+            job("fox.png")
+
+
 def test_tidy_erases_rows_that_are_gone(store: Store) -> None:
     rows = [make_row(f"{i}") for i in range(30)]
     store.add(rows)

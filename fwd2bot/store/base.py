@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from fwd2bot.errors import InputError, StoreError
+from fwd2bot.errors import InputError, StoreError, check_list
 from fwd2bot.store.filters import EVERYTHING, Filter
 from fwd2bot.store.names import Names
 from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes, Quantiser, quantiser
@@ -221,9 +221,9 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self, names: Sequence[str]) -> None:
-        """Drop names that are there; a row goes with its last name, from the disk when the store is tidied.
+        """Drop names; a row goes with its last name, from the disk when the store is tidied.
 
-        Raises StoreError where that cannot be written.
+        Raises InputError where one is not there, StoreError where that cannot be written.
         """
 
     @abstractmethod
@@ -329,6 +329,7 @@ class Store(ABC):
 
         Raises InputError where an image is not there, StoreError where a row holds fewer tokens.
         """
+        check_list(images, "images")
         count = self.header.num_tokens if num_tokens is None else num_tokens
         if not 1 <= count <= self.header.num_tokens:
             raise StoreError(

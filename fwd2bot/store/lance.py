@@ -16,7 +16,7 @@ import lance.fragment
 import numpy as np
 import pyarrow as pa
 
-from fwd2bot.errors import StoreError
+from fwd2bot.errors import InputError, StoreError, check_list
 from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
 from fwd2bot.store.columns import fixed, offsets
@@ -181,14 +181,16 @@ class LanceStore(Store):
                 self.tidy()
 
     def remove(self, names: Sequence[str]) -> None:
+        check_list(names, "images")
         if not names:
             return
         with self.writing(), translated(self.path, "written"):
             self._refresh()
             left: dict[str, dict[str, str]] = {}
-            for name in names:
+            for name in dict.fromkeys(names):
                 owner = self.owner(name)
-                assert owner is not None, f"{name} is there"
+                if owner is None:
+                    raise InputError(self.unknown(name))
                 left.setdefault(owner[0], self.names_of(owner[0])).pop(name)
             merge = self._dataset.merge_insert("hash")
             merge.when_matched_update_all().execute(self._renamed(left))
@@ -244,19 +246,10 @@ class LanceStore(Store):
             figures = table.select(list(FIGURES)).to_pylist()
             tokens = table["tokens"].to_pylist()
             vectors = self.header.decoded_vectors(fixed(table["vector"]))
+        whose = self.header.fingerprint
         return [
-            (
-                Row(
-                    name=name,
-                    hash=found[i][0],
-                    path=path_of(found[i][1][name]),
-                    fingerprint=self.header.fingerprint,
-                    vector=vectors[i],
-                    **figures[i],
-                ),
-                tokens[i],
-            )
-            for i, name in enumerate(names)
+            (Row(name=name, hash=key, path=path_of(paths[name]), fingerprint=whose, vector=vector, **figure), content)
+            for name, (key, paths), vector, figure, content in zip(names, found, vectors, figures, tokens, strict=True)
         ]
 
     def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
