@@ -148,15 +148,7 @@ def reference(part: str, figure: str, gallery: int) -> tuple[list[tuple[float, f
     if part == "retrieval" and told["gallery"] != gallery:
         return [], ""
     points = sorted(told["points"], key=lambda point: point["bytes"])
-    largest = points[-1]["side"]
-    marks = [
-        (
-            point["bytes"],
-            point["figures"][part][figure],
-            ("JPEG, " if point["side"] == largest else "") + f"{point['side']} px",
-        )
-        for point in points
-    ]
+    marks = [(point["bytes"], point["figures"][part][figure], f"{point['side']} px") for point in points]
     return marks, f"JPEG files in the full model ({told['images']:,} scenes)"
 
 

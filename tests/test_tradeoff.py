@@ -79,10 +79,10 @@ def test_jpeg_files_stand_beside_rows_searched_among_as_many(plots: ModuleType, 
     result(tmp_path / "world/fwd2bot-16.json", 95.0, 69.0)
     drawing = plots.of_the_bundled()
     _, answers, _, recalls = plots.panels(drawing)
-    assert answers.marks == [(975, 60.0, "32 px"), (8000, 94.0, "JPEG, 192 px")]
+    assert answers.marks == [(975, 60.0, "32 px"), (8000, 94.0, "192 px")]
     assert recalls.marks == []
     *_, recalls = plots.panels(replace(drawing, gallery=200))
-    assert recalls.marks == [(975, 2.0, "32 px"), (8000, 2.0, "JPEG, 192 px")]
+    assert recalls.marks == [(975, 2.0, "32 px"), (8000, 2.0, "192 px")]
 
 
 def test_what_is_there_is_drawn_and_the_rest_is_told(plots: ModuleType, tmp_path: Path) -> None:
