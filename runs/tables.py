@@ -19,7 +19,7 @@ UNDERSTANDING = (
     "fwd2bot-32", "fwd2bot-16", "fwd2bot-4", "fwd2bot-prefix",
     "matryoshka_multimodal", "matryoshka_query",
     *(f"{name}-{count}" for count in GRID for name in (*EACH, *UNTRAINED)),
-    "compress_only-16", "compress_only-4", "average_pool_unscaled-16",
+    "single_forward-16", "compress_only-16", "compress_only-4", "average_pool_unscaled-16",
 )  # fmt: skip
 RETRIEVAL = (
     "clip", "identity", "e5v", "vlm2vec",

@@ -213,6 +213,25 @@ def test_tables_show_means_and_name_what_was_not_run(
     assert lines[-1] == "Not run: `single_forward-16`."
 
 
+def test_tables_of_every_method_go_by_tokens_then_by_what_can_be_stored_then_by_score(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "RESULTS", tmp_path)
+    scores = {"fwd2bot-4": 1, "average_pool-16": 2, "fwd2bot-16": 3, "quecc-16": 9, "fwd2bot-32": 0}
+    for name, mean in scores.items():
+        count = name.partition("-")[2]
+        (tmp_path / f"{name}-{count}-0.json").write_text(json.dumps({"figures": {"test": {"mean": mean}}}))
+    lines = results.our_table(replace(results.TABLES[1], cells=tuple(scores))).splitlines()
+    shown = [tuple(line.split(" | ")[:3]) for line in lines[2:]]
+    assert shown == [
+        ("| `fwd2bot-32`", "32", "yes"),
+        ("| `fwd2bot-16`", "16", "yes"),
+        ("| `average_pool-16`", "16", "yes"),
+        ("| `quecc-16`", "16", "no"),
+        ("| `fwd2bot-4`", "4", "yes"),
+    ]
+
+
 def test_rows_that_go_on_the_way_are_told_by_their_mean(results: ModuleType) -> None:
     """FastV with 4 of 144 from the second of six layers on: (144 + 5 * 4) / 6."""
     assert results.told_tokens(4, {"cost": {"rows_a_layer": 164 / 6}}) == "4 (27)"

@@ -94,25 +94,47 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "compositions": tuple((name.replace("_", " "), searched("sugarcrepe", name)) for name in CREPE),
     "both": (MEAN, ("reading", at("test", "reading")), T2I, I2T),
 }
+RANKED = {"questions": MEAN[1], "captions": at("coco_captions", "CIDEr")}
+"""Tables of every method, and what ranks these."""
 
 
 def our_table(table: Table) -> str:
-    """Rows of what was run, and a line of what was not."""
-    columns = COLUMNS[table.columns]
-    heads = " | ".join(head for head, _ in columns)
-    lines = [f"| method | tokens | {heads} | seeds |", "| --- | ---: |" + " ---: |" * (len(columns) + 1)]
+    """Rows of what was run, and a line of what was not.
+
+    Tables of every method go by tokens; of as many, those that can be stored come first, the best at the head.
+    """
+    columns, rank = COLUMNS[table.columns], RANKED.get(table.columns)
+    heads = ["method", "tokens", *(["stored"] if rank else []), *(head for head, _ in columns), "seeds"]
+    lines = [_line(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
     missing = []
     rows = [(cell, count) for cell in table.cells for count in CELLS[cell].tokens]
+    if rank:
+        rows.sort(key=lambda row: (-row[1], not storable(row[0]), -mean_of(rank, *row)))
     for cell, count in rows:
         runs = list(results(cell, count))
         if not runs:
             missing.append(called(cell, count))
             continue
         shown = [told([value for value in map(read, runs) if value is not None]) for _, read in columns]
+        stored = ["yes" if storable(cell) else "no"] if rank else []
         if set(shown) != {NONE}:
-            lines.append(f"| `{cell}` | {told_tokens(count, runs[0])} | " + " | ".join(shown) + f" | {len(runs)} |")
+            lines.append(_line([f"`{cell}`", told_tokens(count, runs[0]), *stored, *shown, str(len(runs))]))
     text = "\n".join(lines) if len(lines) > 2 else ""
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
+
+
+def _line(fields: Sequence[str]) -> str:
+    return f"| {' | '.join(fields)} |"
+
+
+def storable(cell: str) -> bool:
+    return CATALOGUE[CELLS[cell].compressor.get("compressor", "fwd2bot")].storable
+
+
+def mean_of(read: Callable[[Figures], float | None], cell: str, count: int) -> float:
+    """Over seeds; 0 where there is no such figure."""
+    values = [value for value in map(read, results(cell, count)) if value is not None]
+    return statistics.mean(values) if values else 0.0
 
 
 def told_tokens(count: int, figures: Figures) -> str:
@@ -137,11 +159,11 @@ def paper_table(number: int) -> str:
     table = yaml.safe_load((ROOT / "results/paper.yaml").read_text("utf-8"))[f"table_{number}"]
     counted = any("tokens" in row for row in table["rows"])
     names = ["method", *(["tokens"] if counted else []), *table["columns"]]
-    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    lines = [_line(names), "| --- |" + " ---: |" * (len(names) - 1)]
     for row in table["rows"]:
         values = [NONE if value is None else f"{value:.1f}" for value in row["values"]]
         count = [str(row.get("tokens", NONE))] if counted else []
-        lines.append("| " + " | ".join([row["method"], *count, *values]) + " |")
+        lines.append(_line([row["method"], *count, *values]))
     head = f"<details><summary>The paper's table {number}: {table['title']}</summary>"
     return f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"
 
@@ -151,11 +173,11 @@ def curves() -> str:
     scores = {name: curve["scores"] for name, curve in json.loads(CURVES.read_text("utf-8")).items()}
     steps = sorted({int(step) for one in scores.values() for step in one})
     heads = [f"`{method}` with {count}" for method, _, count in (name.rpartition("-") for name in scores)]
-    lines = [" | ".join(["| steps", *heads]) + " |", "| ---: |" + " ---: |" * len(heads)]
+    lines = [_line(["steps", *heads]), "|" + " ---: |" * (len(heads) + 1)]
     for step in steps:
         values = [one.get(str(step)) for one in scores.values()]
         shown = [NONE if value is None else f"{value:.1f}" for value in values]
-        lines.append(f"| {step:,} | " + " | ".join(shown) + " |")
+        lines.append(_line([f"{step:,}", *shown]))
     return "\n".join(lines).replace("`fixed`", "`fwd2bot`")
 
 
@@ -164,7 +186,7 @@ def rivals() -> str:
     lines = ["| method | stored | searched by text | needs the question |", "| --- | --- | --- | --- |"]
     for name, method in CATALOGUE.items():
         facts = (method.storable, method.embeds_text, method.needs_question)
-        lines.append(f"| `{name}` | " + " | ".join("yes" if fact else "no" for fact in facts) + " |")
+        lines.append(_line([f"`{name}`", *("yes" if fact else "no" for fact in facts)]))
     return "\n".join(lines)
 
 
