@@ -67,7 +67,9 @@ def rival(name: str, count: int, **more: Any) -> Cell:
 
 
 def untrained(name: str, count: int) -> Cell:
-    return Cell((count,), {"compressor": name, "num_tokens": count, "adapters": "none"}, untrained=True)
+    """On the base as it was trained: what its projector puts out enters as it is."""
+    settings = {"compressor": name, "num_tokens": count, "adapters": "none", "token_scale": 1.0}
+    return Cell((count,), settings, untrained=True)
 
 
 def nested(name: str, *counts: int, one_word: bool = False) -> Cell:
