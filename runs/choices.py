@@ -1,6 +1,6 @@
 """Measure what the paper leaves open, one setting at a time against those of the bundled model.
 
-    python runs/choices.py               # 8 short trainings of about 3 minutes on two cores; resumable
+    python runs/choices.py               # 8 short trainings of 4 to 5 minutes on two cores; resumable
 
 Each training is configs/emoji-world/fwd2bot.yaml with one setting changed and STEPS steps, on the same scenes in the
 same order. Figures on validation scenes go to results/world/choices.json; docs/log.md says what was concluded.
