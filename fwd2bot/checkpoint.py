@@ -40,6 +40,8 @@ LAYOUT = ("base/", *(f"{name}/" for name in _ADAPTERS), _EMBEDDINGS, _MODULES)
 _BASE_KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
 _HUB_FILES = [*(f"*{kind}" for kind in _BASE_KINDS), "README.md"]
 _BASE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer.model")
+_TOWER_FILES = ("open_clip_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                "vocab.json")  # fmt: skip
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "use_cache"}
 _TRAINING_ONLY = {"temperature", "initial_embeddings", "caption_question"}
 
@@ -86,17 +88,19 @@ def fingerprint(folder: Path) -> str:
     """
     config, base = _read_config(folder)
     settings = {name: value for name, value in config.to_dict().items() if name not in _TRAINING_ONLY}
-    return _fingerprint(settings, folder, base)
+    return _fingerprint(settings, folder, base, _hashed_files(folder, base))
 
 
 def plain_fingerprint(folder: Path) -> str:
-    """The same of a folder of transformers that is no model of ours, so of the files alone."""
-    return _fingerprint({}, folder, folder)
+    """The same of a tower of transformers or OpenCLIP, so of the files alone, whatever its tokenizer is read from."""
+    named = [path for name in _TOWER_FILES if (path := folder / name).exists()]
+    vocabularies = sorted([*folder.glob("*.model"), *folder.glob("*.txt")])
+    return _fingerprint({}, folder, folder, dict.fromkeys([*_hashed_files(folder, folder), *named, *vocabularies]))
 
 
-def _fingerprint(settings: dict[str, Any], folder: Path, base: Path) -> str:
+def _fingerprint(settings: dict[str, Any], folder: Path, base: Path, files: Iterable[Path]) -> str:
     total = hashlib.sha256(_canonical(settings))
-    for path in _hashed_files(folder, base):
+    for path in files:
         role = path.relative_to(base) if path.is_relative_to(base) else path.relative_to(folder)
         total.update(f"\n{role.as_posix()} {_content_hash(path)}".encode())
     return f"sha256:{total.hexdigest()}"

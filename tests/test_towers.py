@@ -1,6 +1,7 @@
 """Towers as rivals in retrieval: each kind against a few lines of plain transformers."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,
     CLIPModel,
+    GemmaTokenizer,
     Siglip2Config,
     Siglip2Model,
     SiglipConfig,
@@ -29,10 +31,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from fwd2bot import cli
+from fwd2bot.checkpoint import plain_fingerprint
 from fwd2bot.data.tokenizer import build_tokenizer
 from fwd2bot.errors import ModelError
 from fwd2bot.evaluation import towers
-from fwd2bot.evaluation.towers import Tower, load_any, load_tower, tower_kind
+from fwd2bot.evaluation.towers import Tower, blip_caption, load_any, load_tower, tower_kind
 from fwd2bot.evaluation.world import main
 from fwd2bot.training.tower import image_processor, small_clip
 
@@ -43,6 +46,7 @@ VISION |= {"image_size": 16, "patch_size": 8, "initializer_range": 0.3}
 TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT |= {"vocab_size": 320, "max_position_embeddings": 24, "initializer_range": 0.3}
 TEXT |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+LONG = {**TEXT, "max_position_embeddings": 64}
 LENGTH = 24
 
 
@@ -68,7 +72,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     clip_processor = CLIPImageProcessorPil(size=square, crop_size=square)
     siglip_processor = SiglipImageProcessorPil(size=square)
     world = build_tokenizer(400, scenes=20)
-    qformer = {**TEXT, "encoder_hidden_size": 32, "use_qformer_text_input": True, "cross_attention_frequency": 1}
+    qformer = {**LONG, "encoder_hidden_size": 32, "use_qformer_text_input": True, "cross_attention_frequency": 1}
     small = small_clip(len(world), image=16, patch=8, width=64, layers=2, text_layers=1)
     made = {
         "world": (CLIPModel(small), world, image_processor(16)),
@@ -77,7 +81,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "siglip2": (Siglip2Model(Siglip2Config(text_config={**TEXT, "projection_size": 32},
                                                vision_config={**VISION, "num_patches": 4})),
                     framed_tokenizer(), Siglip2ImageProcessorPil(patch_size=8, max_num_patches=6)),
-        "blip": (BlipForImageTextRetrieval(BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32},
+        "blip": (BlipForImageTextRetrieval(BlipConfig(text_config={**LONG, "encoder_hidden_size": 32},
                                                       vision_config=VISION, image_text_hidden_size=8)),
                  framed_tokenizer(), clip_processor),
         "blip-2": (Blip2ForImageTextRetrieval(Blip2Config(vision_config=VISION, qformer_config=qformer,
@@ -94,7 +98,10 @@ KINDS = ("world", "siglip", "siglip2", "blip", "blip-2")
 def plain_text(name: str, tower: Tower, text: str) -> torch.Tensor:
     """The same in plain transformers, one text at a time, so that nothing is padded but as the tower was trained."""
     network, tokenizer = tower.network, tower.tokenizer
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][: tower.context - 2]
+    length = 35 if name.startswith("blip") else tower.context
+    if name == "blip":
+        text = " ".join(text.split()[:30])
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][: length - 2]
     end = 3 if name == "world" else 2
     row = torch.tensor([[1, *ids, end]])
     if name == "world":
@@ -137,6 +144,61 @@ def test_blip2_scores_are_those_of_its_own_forward(folders):
         own = tower.network(**pixels, input_ids=words["input_ids"], attention_mask=words["attention_mask"])
     scores = (tower.embed_images(PICTURES) @ tower.embed_texts(TEXTS).T).max(axis=1)
     np.testing.assert_allclose(scores, own.logits_per_image.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["blip", "blip-2"])
+def test_texts_of_blip_lose_capitals_and_signs(name, folders):
+    tower = load_tower(folders[name], "cpu")
+    given, meant, other = tower.embed_texts(['A  Fox (on): "red" stars!', "a fox on red stars", "a fox on red star"])
+    np.testing.assert_allclose(given, meant, rtol=1e-5)
+    assert abs(given - other).max() > 1e-3
+
+
+def test_blip_caption_is_that_of_blip_and_lavis():
+    assert blip_caption(' A\tFox (red):\n"on" ~Blue, isn\'t it?.\n', 30) == "a\tfox red on blue, isn't it?"
+    assert blip_caption("one. two;  three four", 3) == "one two three"
+
+
+def test_capitals_are_nothing_to_a_siglip_with_the_tokenizer_of_gemma(folders, tmp_path):
+    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *letters]
+    gemma = GemmaTokenizer({name: place for place, name in enumerate(names)}, add_bos_token=False, add_eos_token=True)
+    folder = shutil.copytree(folders["siglip"], tmp_path / "siglip2-of-one-size")
+    gemma.save_pretrained(folder)
+    tower = load_tower(folder, "cpu")
+    assert type(tower.tokenizer) is GemmaTokenizer
+    assert tower._words(["A fox"])["input_ids"].tolist() == [[32, 5, 11, 20, 29, 1, *[0] * 18]]
+    given, meant, other = tower.embed_texts(["A Fox", "a fox", "a box"])
+    np.testing.assert_array_equal(given, meant)
+    assert abs(given - other).max() > 1e-3
+
+
+def test_the_tokenizer_of_siglip_1_is_read(folders, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs sentencepiece (pip install 'fwd2bot[siglip]')")
+    from transformers import SiglipTokenizer
+
+    options = {"vocab_size": 40, "hard_vocab_limit": False, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "spiece"), minloglevel=2, **options
+    )
+    folder = shutil.copytree(folders["siglip"], tmp_path / "siglip")
+    (folder / "tokenizer.json").unlink()
+    SiglipTokenizer(str(tmp_path / "spiece.model")).save_pretrained(folder)
+    tower = load_tower(folder, "cpu")
+    ids = sentencepiece.SentencePieceProcessor(str(tmp_path / "spiece.model")).encode("a fox")
+    assert tower._words(["A Fox!"])["input_ids"].tolist() == [[*ids, *[1] * (LENGTH - len(ids))]]
+    given, meant, other = tower.embed_texts(["A Fox!", "a fox", "stars"])
+    np.testing.assert_array_equal(given, meant)
+    assert abs(given - other).max() > 1e-3
+
+
+def test_siglip_1_without_its_extra_is_told(folders, monkeypatch):
+    def lacking(folder):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr(towers.AutoTokenizer, "from_pretrained", lacking)
+    with pytest.raises(ModelError, match=r"needs sentencepiece: run pip install 'fwd2bot\[siglip\]'"):
+        load_tower(folders["siglip"])
 
 
 def test_a_world_tower_goes_through_the_suite(folders, tmp_path, capsys):
@@ -189,7 +251,28 @@ def test_weights_that_lack_the_projections_are_told(tmp_path, folders):
 def open_clip_folder(tmp_path):
     config = {"model_cfg": {"embed_dim": 3, "text_cfg": {"context_length": 5}}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"weights")
     return tmp_path
+
+
+def test_open_clip_with_pickled_weights_is_told(open_clip_folder):
+    (open_clip_folder / "open_clip_model.safetensors").rename(open_clip_folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"has no open_clip_model\.safetensors; save the weights in that file"):
+        load_any(str(open_clip_folder))
+
+
+def test_the_fingerprint_of_a_tower_covers_what_its_texts_are_read_from(open_clip_folder):
+    seen = {plain_fingerprint(open_clip_folder)}
+    config = {"model_cfg": {"embed_dim": 3, "text_cfg": {"context_length": 6}}}
+    for name in ("open_clip_config.json", "tokenizer_config.json", "vocab.json"):
+        (open_clip_folder / name).write_text(json.dumps(config))
+        seen.add(plain_fingerprint(open_clip_folder))
+    for name in ("open_clip_model.safetensors", "spiece.model", "vocab.txt", "merges.txt"):
+        (open_clip_folder / name).write_bytes(b"others")
+        seen.add(plain_fingerprint(open_clip_folder))
+    assert len(seen) == 8
+    (open_clip_folder / "README.md").write_text("words")
+    assert plain_fingerprint(open_clip_folder) in seen
 
 
 def test_open_clip_that_is_not_installed_is_told(open_clip_folder, monkeypatch):

@@ -1,10 +1,11 @@
 """Towers as rivals in retrieval: CLIP, SigLIP (both versions), BLIP and BLIP-2 folders of transformers, OpenCLIP's own.
 
-A folder's `config.json` says which. Each is used as it was trained: what closes a text, how it is padded, where it is
-pooled. The world's own CLIP tower (`training/tower.py`) is one of them.
+A folder's `config.json` says which. Each is used as it was trained: how a text is prepared, what closes it, how it is
+padded, where it is pooled. The world's own CLIP tower (`training/tower.py`) is one of them.
 """
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -35,7 +36,8 @@ from fwd2bot.errors import InputError, ModelError
 from fwd2bot.evaluation.embedders import Embedder, as_numpy
 from fwd2bot.model import Fwd2Bot, device_named, find_model, load
 
-_OPEN_CLIP = "open_clip_config.json"
+_OPEN_CLIP, _OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_CAPTION_TOKENS = 35
 
 
 class Tower(Embedder):
@@ -126,15 +128,35 @@ class CLIP(Tower):
 
 
 class SigLIP(CLIP):
-    """Texts are padded to the full length, padding is seen as it was in training, and the last token is pooled."""
+    """Texts are padded to the full length, padding is seen as it was in training, and the last token is pooled.
+
+    Both versions learnt small letters. The tokenizer of the first makes them and drops punctuation; that of the second
+    is Gemma's, which keeps capitals.
+    """
 
     padding = "max_length"
 
     def _load(self) -> None:
-        Tower._load(self)
+        try:
+            Tower._load(self)
+        except ImportError as error:
+            raise ModelError(f"{self.folder} needs sentencepiece: run pip install 'fwd2bot[siglip]'.") from error
 
     def _sizes(self, config: Any) -> tuple[int, int]:
         return int(config.text_config.projection_size), int(config.text_config.max_position_embeddings)
+
+    def _read(self, texts: list[str]) -> Tensor:
+        return super()._read([text.lower() for text in texts] if self.tokenizer.is_fast else texts)
+
+
+def blip_caption(text: str, words: int) -> str:
+    """A text as BLIP and BLIP-2 were given it: small letters, few signs, single spaces, at most so many words.
+
+    Source: `pre_caption` of salesforce/BLIP (056a169, data/utils.py; 30 words in retrieval) and of salesforce/LAVIS
+    (506965b, lavis/processors/blip_processors.py; 50 words). Both evaluate retrieval on at most 35 tokens.
+    """
+    text = re.sub(r"\s{2,}", " ", re.sub(r'[.!"()*#:;~]', " ", text.lower())).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:words])
 
 
 class BLIP(Tower):
@@ -143,7 +165,7 @@ class BLIP(Tower):
     kind = BlipForImageTextRetrieval
 
     def _sizes(self, config: Any) -> tuple[int, int]:
-        return int(config.image_text_hidden_size), int(config.text_config.max_position_embeddings)
+        return int(config.image_text_hidden_size), min(_CAPTION_TOKENS, config.text_config.max_position_embeddings)
 
     def _seen(self, images: list[Image.Image]) -> Tensor:
         states = self.network.vision_model(**self._pixels(images)).last_hidden_state
@@ -151,7 +173,7 @@ class BLIP(Tower):
         return found
 
     def _read(self, texts: list[str]) -> Tensor:
-        words = self._words(texts)
+        words = self._words([blip_caption(text, 30) for text in texts])
         mask = words["attention_mask"]
         states = self.network.text_encoder(input_ids=words["input_ids"], attention_mask=mask).last_hidden_state
         found: Tensor = self.network.text_proj(states[:, 0])
@@ -168,7 +190,7 @@ class BLIP2(Tower):
         self.vectors_an_image = int(self.network.config.num_query_tokens)
 
     def _sizes(self, config: Any) -> tuple[int, int]:
-        return int(config.image_text_hidden_size), int(config.qformer_config.max_position_embeddings)
+        return int(config.image_text_hidden_size), min(_CAPTION_TOKENS, config.qformer_config.max_position_embeddings)
 
     def _seen(self, images: list[Image.Image]) -> Tensor:
         patches = self.network.vision_model(**self._pixels(images)).last_hidden_state
@@ -178,7 +200,7 @@ class BLIP2(Tower):
         return found
 
     def _read(self, texts: list[str]) -> Tensor:
-        words = self._words(texts)
+        words = self._words([blip_caption(text, 50) for text in texts])
         rows, mask = self.network.embeddings(input_ids=words["input_ids"]), words["attention_mask"]
         states = self.network.qformer(query_embeds=rows, query_length=0, attention_mask=mask).last_hidden_state
         found: Tensor = self.network.text_projection(states[:, 0])
@@ -186,9 +208,13 @@ class BLIP2(Tower):
 
 
 class OpenCLIP(Tower):
-    """A folder of OpenCLIP's own layout, loaded by open_clip."""
+    """A folder of OpenCLIP's own layout, loaded by open_clip, which takes the one file of weights before any other."""
 
     def _load(self) -> None:
+        if not (self.folder / _OPEN_CLIP_WEIGHTS).exists():
+            raise ModelError(
+                f"{self.folder} has no {_OPEN_CLIP_WEIGHTS}; save the weights in that file: pickled ones are not read."
+            )
         if find_spec("open_clip") is None:
             raise ModelError(f"{self.folder} is a model of OpenCLIP: pip install open_clip_torch to load it.")
         open_clip, place = import_module("open_clip"), f"local-dir:{self.folder.resolve()}"
