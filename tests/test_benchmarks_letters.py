@@ -164,6 +164,18 @@ def test_mmbench_asks_each_row(tmp_path: Path) -> None:
     assert benchmark.samples()[0].image == b"PNG" * 40
 
 
+@pytest.mark.parametrize(
+    ("text", "nothing"),
+    [
+        ("", True), ("NA", True), ("null", True), ("NULL", True), ("n/a", True), ("-NaN", True), ("nAn", True),
+        ("NONE", True), ("Na", False), ("Null", False), ("N/a", False), ("-NAN", False), ("<na>", False),
+    ],
+)  # fmt: skip
+def test_mmbench_hint_and_option_are_nothing_to_the_letter(tmp_path: Path, text: str, nothing: bool) -> None:
+    asked = texts(mmbench(tmp_path, f"3\tWhat?\t{text}\tK\t{text}\tFe\t\tA"))["3"]
+    assert asked == ("What?\nA. K" if nothing else f"{text}\nWhat?\nA. K\nB. {text}\nC. Fe") + LETTER
+
+
 def test_mmbench_picture_may_stand_in_another_row(tmp_path: Path) -> None:
     mmbench(tmp_path, *ROWS[:2])
     path = tmp_path / "mmbench_dev_20230712.tsv"

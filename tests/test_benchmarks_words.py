@@ -8,7 +8,7 @@ import pytest
 from official_files import WORD, gqa_entry, people, texts, textvqa, vizwiz_row, vqav2, write
 
 from fwd2bot.errors import InputError
-from fwd2bot.evaluation.base import read_predictions
+from fwd2bot.evaluation.base import Benchmark, read_predictions
 from fwd2bot.evaluation.catalogue import CATALOGUE, open_benchmark
 
 
@@ -183,6 +183,37 @@ def test_textvqa_joins_by_picture_and_question_and_leaves_out_what_is_missing(tm
     write(tmp_path / "said.jsonl", "\n".join(map(json.dumps, rows)))
     said = read_predictions(benchmark, tmp_path / "said.jsonl")
     assert benchmark.score(said) == pytest.approx({"accuracy": (60 + 100) / 2})
+
+
+def test_textvqa_asks_once_what_stands_twice_and_scores_both(tmp_path: Path) -> None:
+    benchmark = asked_anew(tmp_path, "What brand?", "1")
+    samples = benchmark.samples()
+    assert [sample.key for sample in samples] == ["ab12\nwhat brand?", "cd34\nwhich one?"]
+    write(tmp_path / "said.jsonl", "\n".join(json.dumps(benchmark.prediction_row(one, "acme")) for one in samples))
+    said = read_predictions(benchmark, tmp_path / "said.jsonl")
+    assert benchmark.score(said) == pytest.approx({"accuracy": (100 + 0 + 0) / 3})
+
+
+def test_textvqa_question_may_have_lines(tmp_path: Path) -> None:
+    """Also where two of one picture begin alike, in whatever way they were asked."""
+    for name in ("textvqa", "textvqa_without_ocr"):
+        benchmark = asked_anew(tmp_path, "What brand?\nIs it new?\n", "1", name)
+        samples = benchmark.samples()
+        lines = [json.dumps(benchmark.prediction_row(sample, sample.key)) for sample in samples]
+        lines[2] = json.dumps({"question_id": "cd34", "prompt": "WHICH one?\nSay it.", "text": samples[2].key})
+        write(tmp_path / "said.jsonl", "\n".join(lines))
+        assert read_predictions(benchmark, tmp_path / "said.jsonl") == {one.key: one.key for one in samples}
+        assert len(samples) == 3
+
+
+def asked_anew(folder: Path, question: str, answer: str, name: str = "textvqa") -> Benchmark:
+    """TextVQA with another second question about its first picture."""
+    textvqa(folder)
+    path = folder / "TextVQA_0.5.1_val.json"
+    content = json.loads(path.read_text())
+    content["data"][1] |= {"question": question, "answers": [answer] * 10}
+    write(path, content)
+    return open_benchmark(name, folder)
 
 
 def test_textvqa_takes_the_official_number_where_there_is_no_prompt(tmp_path: Path) -> None:

@@ -306,11 +306,12 @@ def test_killed_embedding_goes_on_and_a_broken_picture_is_listed(
     assert failed["error"].startswith(f"{broken} is not a picture")
 
 
-def test_other_files_below_the_same_run_are_refused(model: Fwd2Bot, world: Path, tmp_path: Path) -> None:
+def test_vectors_that_were_cut_short_are_refused(model: Fwd2Bot, world: Path, tmp_path: Path) -> None:
     (benchmark,) = open_benchmarks("coco_retrieval", world)
     take(model, benchmark, tmp_path / "out")
-    benchmark.captioned = benchmark.captioned[:-1]
-    with pytest.raises(InputError, match=r"images\.npy has 6 vectors, and there are 5 now"):
+    path = tmp_path / "out/coco_retrieval-test.images.npy"
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(InputError, match=r"images\.npy has 5 vectors, and there are 6 now"):
         take(model, benchmark, tmp_path / "out")
 
 
@@ -425,6 +426,9 @@ def test_command_takes_the_figures_of_the_world(
         (["--benchmarks", "poppe", "--data", "x"], "no benchmark 'poppe'"),
         (["--benchmarks", "coco_captions", "--data", "x"], "x/coco has no dataset_coco.json"),
         (["--benchmarks", "sugarcrepe", "--data", "{world}", "--prompt", "x"], "--prompt is for captions"),
+        (["--benchmarks", "coco_captions", "--data", "{world}", "--prompt", " "], "--prompt is empty"),
+        (["--benchmarks", "sugarcrepe", "--data", "{world}", "--images", "3"], "--images is for --suite world"),
+        (["--suite", "world", "--prompt", "x"], "--prompt is for captions of --benchmarks"),
         (["--benchmarks", "sugarcrepe", "--data", "{world}", "--tokens", "3"], "1, 2, 4 tokens an image, not 3"),
     ],
 )

@@ -130,10 +130,9 @@ def test_a_method_that_needs_the_question_compresses_for_each(lmms: ModuleType, 
 
 def test_an_answer_ends_where_the_task_says(harnessed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harnessed.model, "answer", lambda rows, texts, **_: ["yes\n\nit is. no"] * len(texts))
-    found = harnessed.generate_until(
-        [request("?", 0, until=[".", "\n\n"]), request("?", 0, until="."), request("?", 0)]
-    )
-    assert found == ["yes", "yes\n\nit is", "yes\n\nit is. no"]
+    asked = [request("?", 0, until=until) for until in (["it", "\n\n"], ".", ["\n\n"], None)]
+    whole = "yes\n\nit is. no"  # a blank line is what lmms-eval fills in
+    assert harnessed.generate_until(asked) == ["yes", "yes\n\nit is", whole, whole]
 
 
 @pytest.mark.parametrize(("asked", "batch"), [("1", 1), (3, 3), (None, 32), ("auto", 32)])
@@ -141,9 +140,17 @@ def test_as_many_at_once_as_lmms_eval_is_told(lmms: ModuleType, folder: Path, as
     assert lmms.CompressedModel(str(folder), device="cpu", batch_size=asked).model.batch_size == batch
 
 
-def test_a_task_without_a_limit_has_ours(harnessed: Any) -> None:
-    (answer,) = harnessed.generate_until([request("what is it ?", 0, max_new_tokens=None)])
-    assert answer == harnessed.generate_until([request("what is it ?", 0, max_new_tokens=64)])[0]
+@pytest.mark.parametrize(("context", "limit"), [(256, 64), (8192, 1024)])
+def test_a_task_without_a_limit_has_llavas_as_far_as_the_context_goes(
+    harnessed: Any, monkeypatch: pytest.MonkeyPatch, context: int, limit: int
+) -> None:
+    harnessed.model.compressor.llava.network.config.text_config.max_position_embeddings = context
+    limits: list[int] = []
+    monkeypatch.setattr(
+        harnessed.model, "answer", lambda rows, texts, max_new_tokens: limits.append(max_new_tokens) or [""]
+    )
+    harnessed.generate_until([request("what is it ?", 0, max_new_tokens=None)])
+    assert limits == [limit]
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": True}, {"temperature": 0.7}, {"num_beams": 3}])

@@ -16,6 +16,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
         raise InputError("Say what to evaluate on: --benchmarks NAMES, or --suite world.")
     if (options.benchmarks is None) != (options.data is None):
         raise InputError("--benchmarks and --data go together: the names, and the folder that holds a folder of each.")
+    if options.suite is None and options.images is not None:
+        raise InputError("--images is for --suite world: a benchmark is taken whole; leave --images out.")
+    if options.suite is not None and options.prompt is not None:
+        raise InputError("--prompt is for captions of --benchmarks: the world asks its own questions; leave it out.")
     from fwd2bot.evaluation.runner import open_benchmarks, run_benchmarks
     from fwd2bot.evaluation.towers import load_any
     from fwd2bot.evaluation.world import run_world
@@ -25,7 +29,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     count = options.tokens or model.num_tokens
     out = Path(options.out or "evaluation/" + model.name.replace("/", "-") + (f"-{count}" if count else ""))
     if options.suite is not None:
-        results = run_world(model, out, num_tokens=options.tokens, images=options.images, progress=ProgressLine)
+        images = 1000 if options.images is None else options.images
+        results = run_world(model, out, num_tokens=options.tokens, images=images, progress=ProgressLine)
     else:
         results = run_benchmarks(model, benchmarks, out, num_tokens=options.tokens, progress=ProgressLine)
     taken = []

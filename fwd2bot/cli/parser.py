@@ -83,7 +83,7 @@ EXAMPLES = {
     "evaluate": """\
   fwd2bot evaluate --benchmarks pope,gqa --data benchmarks --model emoji-world --out results/pope-gqa
   fwd2bot evaluate --benchmarks coco_captions,coco_retrieval:val --data benchmarks      # both read benchmarks/coco
-  fwd2bot evaluate --benchmarks sugarcrepe --data benchmarks --model openai/clip-vit-base-patch32    # a tower, too
+  fwd2bot evaluate --benchmarks sugarcrepe --data benchmarks --model openai/clip-vit-large-patch14  # a tower, too
   fwd2bot evaluate --suite world --images 100                                   # what the bundled model is good at""",
     "train": """\
   fwd2bot train configs/emoji-world/tower.yaml
@@ -393,7 +393,7 @@ def _evaluate(commands: _Commands) -> None:
     parser.add_argument("--benchmarks", metavar="NAMES", help="such as pope,gqa or vqav2:val, which names the split")
     parser.add_argument("--data", metavar="DIR", help="where each benchmark has its folder, named as it is")
     parser.add_argument("--suite", choices=("world",), help="instead of benchmarks: the generated world")
-    parser.add_argument("--images", metavar="N", type=int, default=1000, help="of the suite (default: 1000)")
+    parser.add_argument("--images", metavar="N", type=int, help="of the suite (default: 1000)")
     _tokens(parser, "tokens an image, of those that the model offers (default: the most)")
     parser.add_argument("--prompt", metavar="TEXT", help="what asks for a caption, instead of LLaVA-1.5's sentence")
     parser.add_argument("--out", metavar="DIR", help="folder of answers and figures (default: evaluation/MODEL-TOKENS)")

@@ -30,17 +30,17 @@ class CaptionBenchmark(Benchmark):
     metric = "CIDEr"
     max_new_tokens = 64
     read: ClassVar[Callable[[Path, str], list[Captioned]]]
+    prompt: str = PROMPT
     numbered: ClassVar[bool] = False
     """The data set's own ids are numbers, and its server wants them so."""
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
         super().__init__(folder, split)
-        self.prompt = PROMPT
         self.captioned = type(self).read(folder, self.split)
         self._keys = {one.image.name: one.key for one in self.captioned}
 
     def samples(self) -> Sequence[Sample]:
-        return [Sample(one.key, one.image, self.prompt or PROMPT) for one in self.captioned]
+        return [Sample(one.key, one.image, self.prompt) for one in self.captioned]
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "image" in row and "question_id" not in row and "image_id" not in row:

@@ -163,11 +163,16 @@ class MMBench(Benchmark):
             raise InputError(f"{row.place}: field 'image' is not base64: fetch the file again.") from None
 
 
-NOTHING = frozenset(
-    {"", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "nan",
-     "none", "null"}
+_NOTHING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "n/a", "null"}
 )  # fmt: skip
-"""What is no hint and no option, any case: LLaVA's two words, and what pandas reads as nothing before it."""
+"""What pandas reads as nothing, to the letter (its STR_NA_VALUES), besides LLaVA's two words."""
+
+
+def _is_nothing(text: str) -> bool:
+    """No hint, and no option: to pandas, by which LLaVA reads the table, or to LLaVA itself, which folds case."""
+    return text in _NOTHING or text.lower() in ("nan", "none")
 
 
 def _table(path: Path) -> list[Row]:
@@ -191,7 +196,7 @@ def _choices(row: Row) -> dict[str, str]:
     """Options by letter, up to the first that is nothing."""
     choices: dict[str, str] = {}
     for letter in LETTERS[:4]:
-        if row.text(letter).lower() in NOTHING:
+        if _is_nothing(row.text(letter)):
             break
         choices[letter] = row.text(letter)
     return choices
@@ -199,7 +204,7 @@ def _choices(row: Row) -> dict[str, str]:
 
 def _mmbench_prompt(row: Row) -> str:
     hint = row.text("hint")
-    lines = [] if hint.lower() in NOTHING else [hint]
+    lines = [] if _is_nothing(hint) else [hint]
     return "\n".join([*lines, row.text("question"), *_options(_choices(row).values())]) + LETTER_ANSWER
 
 

@@ -2,7 +2,8 @@
 
 Below the folder of a run, a benchmark has these files, named by it and its split:
 
-    pope-test.run.json      what the rest was made with; another model, number of tokens or prompt is refused
+    pope-test.run.json      what the rest was made with; another model, number of tokens, dtype, prompt, or other
+                            questions, texts or pictures are refused
     pope-test.jsonl         the answers, line by line as they come (of vectors: .images.npy and .texts.npy, row by row)
     pope-test.json          the figures, with the commit, the command and the machine
 
@@ -11,10 +12,11 @@ and what the benchmark's server wants, where there is one.
 A run that is stopped goes on from the answers that are there.
 """
 
+import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +46,11 @@ _SHARE = 4
 def open_benchmarks(names: str, data: Path | str, prompt: str | None = None) -> list[Benchmark | VectorBenchmark]:
     """The benchmarks of "pope,vqav2:val", each on its folder below `data`; `prompt`: another for those that have one.
 
-    Raises InputError for an unknown name or split, files that are not what they should be, or a prompt for none.
+    Raises InputError for an unknown name or split, files that are not what they should be, or a prompt that is empty or
+    for none.
     """
+    if prompt is not None and not prompt.strip():
+        raise InputError("--prompt is empty: write what asks for a caption, or leave it out.")
     opened = []
     for one in names.split(","):
         name, _, split = one.strip().partition(":")
@@ -69,8 +74,8 @@ def run_benchmarks(
 ) -> Iterator[dict[str, Any]]:
     """The result of each, as it is written below `out`: figures, what could not be read, and what made them.
 
-    Raises InputError where the model cannot do one of them, before any is begun, and where `out` has answers of another
-    model, number of tokens or prompt.
+    Raises InputError where the model cannot do one of them, before any is begun, and where `out` has answers that were
+    made with something else.
     """
     embedder = as_embedder(model, num_tokens)
     answering = model if isinstance(model, Fwd2Bot) and model.answers else None
@@ -80,6 +85,8 @@ def run_benchmarks(
     for benchmark in benchmarks:
         started = time.monotonic()
         run = _Run(embedder, benchmark, out, progress)
+        if isinstance(model, Fwd2Bot):
+            run.made_with["dtype"] = str(model.compressor.llava.dtype).removeprefix("torch.")
         if isinstance(benchmark, VectorBenchmark):
             figures: dict[str, float] | None = run.vectors(benchmark)
         else:
@@ -125,9 +132,11 @@ class _Run:
     def texts(self, benchmark: Benchmark, model: Fwd2Bot) -> dict[str, float] | None:
         """The figures of answers; None where only a server can give them."""
         limit = min(benchmark.max_new_tokens, model.compressor.llava.context // _SHARE)
-        self.made_with |= {"prompt": benchmark.prompt, "max_new_tokens": limit}
-        self._claim()
         samples = benchmark.samples()
+        of = _identities(sample.image for sample in samples)
+        data = _digest([(sample.key, sample.text, of[sample.image]) for sample in samples])
+        self.made_with |= {"prompt": benchmark.prompt, "max_new_tokens": limit, "data": data}
+        self._claim()
         predictions = _kept_predictions(benchmark, self.file("jsonl"))
         waiting = [sample for sample in samples if sample.key not in predictions]
         self.told |= {"samples": len(samples), "answered_before": len(predictions)}
@@ -150,9 +159,11 @@ class _Run:
 
     def vectors(self, benchmark: VectorBenchmark) -> dict[str, float]:
         """The figures of vectors."""
-        self.made_with["vectors"] = self.embedder.vectors
-        self._claim()
         images, texts = benchmark.images(), benchmark.texts()
+        of = _identities(images)
+        data = _digest([[of[image] for image in images], list(texts)])
+        self.made_with |= {"vectors": self.embedder.vectors, "data": data}
+        self._claim()
         self.told |= {"images": len(images), "texts": len(texts)}
         once, places = distinct(texts)
 
@@ -224,10 +235,11 @@ class _Run:
         if path.exists():
             there = read_json(path).value
             for name, value in self.made_with.items():
-                if there.get(name) != value:
+                if name not in there or there[name] != value:
+                    had = f"with {name} {there[name]!r}" if name in there else f"from before {name} was written down"
                     raise InputError(
-                        f"{self.out} has {self.benchmark.name} with {name} {there.get(name)!r}, and this run has "
-                        f"{value!r}: name another folder with --out."
+                        f"{self.out} has {self.benchmark.name} {had}, and this run has {value!r}: "
+                        "name another folder with --out."
                     )
             return
         for answers in (self.file("jsonl"), self.file("images.npy")):
@@ -250,6 +262,24 @@ class _Run:
         if rows.shape != shape:
             raise InputError(f"{path} has {len(rows)} vectors, and there are {shape[0]} now: name another --out.")
         return rows
+
+
+def _identities(images: Iterable[Path | bytes]) -> dict[Path | bytes, str]:
+    """What a picture is known by: a file by its name and size, wherever its folder is; content by its hash."""
+
+    def identity(image: Path | bytes) -> str:
+        if isinstance(image, bytes):
+            return hashlib.sha256(image).hexdigest()
+        try:
+            return f"{image.name} {image.stat().st_size}"
+        except (OSError, ValueError):  # ValueError: a null byte in the path
+            return f"{image.name}, which is not there"
+
+    return {image: identity(image) for image in dict.fromkeys(images)}
+
+
+def _digest(content: Any) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
 def _kept_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:

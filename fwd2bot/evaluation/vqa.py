@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ class VizWiz(Benchmark):
 
 
 class TextVQA(Benchmark):
-    """Keys are a picture's id and the question in lower case, a line each: LLaVA's `question_id` is the picture's.
+    """Keys are a picture's id and, on a line of its own, the question in lower case: LLaVA's `question_id` is the
+    picture's. What is asked twice about a picture is one sample, whose prediction is scored for both.
 
     Without LLaVA's `prompt` a line's `question_id` is that of the official file.
     The prompt holds what an OCR system read: LLaVA's own list where its question file is in the folder, else
@@ -164,22 +166,29 @@ class TextVQA(Benchmark):
     def samples(self) -> Sequence[Sample]:
         images = self.folder / ("train_images" if self.split == "val" else "test_images")
         tokens = self._ocr_tokens() if self.with_ocr else {}
-        samples = []
+        samples: dict[str, Sample] = {}
         for row in self._rows:
-            image, text = row.text("image_id"), row.text("question").capitalize()
+            key, image, text = _key(row), row.text("image_id"), row.text("question").capitalize()
             if self.with_ocr:
                 text += OCR + tokens.get(image, "")
-            samples.append(Sample(_key(row), images / f"{image}.jpg", text + SHORT_ANSWER))
-        return samples
+            samples[key] = Sample(key, images / f"{image}.jpg", text + SHORT_ANSWER)
+        return [*samples.values()]
 
     def keys(self) -> Collection[str]:
-        return {_key(row) for row in self._rows}
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(map(_key, self._rows))
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
         if "prompt" not in row:
             number = str(row["question_id"])
             return _key(self._numbered[number]) if number in self._numbered else number
-        return f"{row['question_id']}\n{row['prompt'].split(chr(10))[0].lower()}"
+        lines = row["prompt"].split("\n")  # the question's, mostly one, and what stands below it
+        beginnings = ["\n".join(lines[:end]).lower() for end in range(len(lines), 0, -1)]
+        keys = [f"{row['question_id']}\n{beginning}" for beginning in beginnings]
+        return next((key for key in keys if key in self._keys), keys[-1])
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
         return {"question_id": sample.key.split("\n")[0], "prompt": sample.text, "text": text}

@@ -24,6 +24,10 @@ except ImportError as error:
 _MARK = "<image>"
 _SHARE = 4
 """An answer has at most this part of the context."""
+_LIMIT = 1024
+"""Of an answer where the task names none, as lmms-eval's LLaVA has it."""
+_FILLED_IN = "\n\n"
+"""lmms-eval's `until` of a task that names none. Its LLaVA ends no answer there, nor do its later models."""
 
 
 class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not installed
@@ -99,13 +103,14 @@ def _limit(request: Any) -> int:
     asked = request.args[1]
     if asked.get("do_sample") or (asked.get("temperature") or 0) > 0 or (asked.get("num_beams") or 1) > 1:
         raise InputError(f"{request.args[4]} samples or searches ({asked}); answers are greedy here.")
-    return int(asked.get("max_new_tokens") or 64)
+    return int(asked.get("max_new_tokens") or _LIMIT)
 
 
 def _cut(answer: str, until: str | Sequence[str] | None) -> str:
     """Up to the first of the texts that end it."""
     for text in [until] if isinstance(until, str) else until or []:
-        answer = answer.split(text)[0] if text else answer
+        if text not in ("", _FILLED_IN):
+            answer = answer.split(text)[0]
     return answer.strip()
 
 
