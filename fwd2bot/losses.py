@@ -25,7 +25,7 @@ def contrastive_loss(image_embeddings: Tensor, text_embeddings: Tensor, temperat
 
     Row k of both (B, D) belongs together. When every cosine is equal the loss is 2 log B.
     """
-    scores = _cosines(image_embeddings, text_embeddings) / temperature  # (B, B): row an image, column a text
+    scores = cosines(image_embeddings, text_embeddings) / temperature  # (B, B): row an image, column a text
     partners = torch.arange(len(scores), device=scores.device)
     return F.cross_entropy(scores, partners) + F.cross_entropy(scores.T, partners)
 
@@ -35,12 +35,14 @@ def one_way_loss(queries: Tensor, targets: Tensor, temperature: float) -> Tensor
 
     Target k belongs to query k; those after the first B are wrong for every query.
     """
-    scores = _cosines(queries, targets) / temperature  # (B, M)
+    scores = cosines(queries, targets) / temperature  # (B, M)
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
-def _cosines(rows: Tensor, columns: Tensor) -> Tensor:
-    return F.normalize(full_precision(rows), dim=-1) @ F.normalize(full_precision(columns), dim=-1).T
+def cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """(..., n, D) and (..., m, D) -> (..., n, m). Autocast, which would round them to two digits, is off for them."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return F.normalize(full_precision(rows), dim=-1) @ F.normalize(full_precision(others), dim=-1).mT
 
 
 def full_precision(values: Tensor) -> Tensor:

@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+from tiny_runs import config
 from torch import tensor
 
-from fwd2bot.losses import IGNORED, autoregressive_loss, contrastive_loss
+from fwd2bot.losses import IGNORED, autoregressive_loss, contrastive_loss, one_way_loss
+from fwd2bot.training.projector import ProjectorStage
 
 
 def contrastive_by_loops(images, texts, temperature):
@@ -66,6 +68,27 @@ def test_contrastive_loss_computes_in_float32_for_bfloat16():
     loss = contrastive_loss(images, texts, 0.02)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, contrastive_loss(images.float(), texts.float(), 0.02))
+
+
+def test_losses_of_cosines_are_the_same_under_autocast():
+    torch.manual_seed(3)
+    images, texts = torch.randn(6, 64, requires_grad=True), torch.randn(6, 64)
+    for loss in (contrastive_loss, one_way_loss):
+        expected = loss(images, texts, 0.02)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(images, texts, 0.02)
+        assert torch.equal(found, expected)
+        assert torch.equal(*(torch.autograd.grad(one, images)[0] for one in (found, expected)))
+
+
+def test_scores_of_a_patchs_words_are_the_same_under_autocast(tmp_path, tiny_base):
+    stage = ProjectorStage(config("projector", tmp_path, tiny_base))
+    patches, words = torch.randn(2, 16, 32), stage.words[2]
+    scores = stage._scores(patches, words)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(stage._scores(patches, words), scores)
+    close = torch.cosine_similarity(patches[0, 0], words, dim=-1) / 0.05
+    torch.testing.assert_close(scores[0, 0], close, atol=1e-4, rtol=1e-4)
 
 
 def test_autoregressive_loss_worked_by_hand():

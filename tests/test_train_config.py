@@ -47,6 +47,7 @@ def test_the_papers_runs_differ_in_their_base_alone() -> None:
     assert replace(large, out=small.out, init=small.init) == small
     CompressorConfig.from_dict(small.compressor)
     assert [config.init["base"] for config in (small, large)] == list(BASES)
+    assert (small.optimizer, small.beta2) == ("adamw", 0.999)
     assert [config.out.name for config in (small, large)] == [path.stem for path in PAPERS]
 
 
@@ -83,6 +84,8 @@ def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
         ({"learning_rate": "fast"}, "learning_rate is 'fast'; it must be a number above 0"),
         ({"learning_rate": 0}, "learning_rate is 0; it must be a number above 0"),
         ({"learning_rate": float("inf")}, "learning_rate is inf; it must be a number"),
+        ({"beta2": 0}, "beta2 is 0; it must be a number above 0"),
+        ({"beta2": 1}, "beta2 is 1; it must be less than 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be a number from 0 up"),
         ({"warmup": 0.7, "cooldown": 0.5}, "warmup and cooldown are 1.2 of the steps; at most 1"),
         ({"compile": "yes"}, "compile is 'yes'; it must be true or false"),

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fwd2bot.attention import taken
 from fwd2bot.compressors.base import Compressor
-from fwd2bot.compressors.tower import largest_first, likeness
-from fwd2bot.losses import full_precision
+from fwd2bot.compressors.tower import largest_first
+from fwd2bot.losses import cosines, full_precision
 
 NEIGHBOURS = 5
 """Patches that a patch's density is taken over."""
@@ -38,7 +38,7 @@ class Core(Compressor):
 
 def find_masks(features: Tensor, count: int) -> Tensor:
     """(B, V, W) -> (B, V): the number, below `count`, of the mask that each patch belongs to; no mask is empty."""
-    distances = 1.0 - likeness(features, features)  # (B, V, V)
+    distances = 1.0 - cosines(features, features)  # (B, V, V)
     near = distances.topk(min(NEIGHBOURS + 1, distances.shape[1]), largest=False).values[..., 1:]  # without itself
     density = (-near.mean(-1)).exp()  # (B, V)
     rank = largest_first(density).argsort(dim=1)

@@ -20,10 +20,10 @@ from torch import Tensor
 from fwd2bot.attention import taken
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.config import CompressorConfig
-from fwd2bot.compressors.tower import class_attention, largest_first, likeness, queries_and_keys
+from fwd2bot.compressors.tower import class_attention, largest_first, queries_and_keys
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
-from fwd2bot.losses import full_precision
+from fwd2bot.losses import cosines, full_precision
 
 
 class PruMerge(Compressor):
@@ -54,7 +54,7 @@ class PruMerge(Compressor):
 
 def merge(features: Tensor, keys: Tensor, attention: Tensor, chosen: Tensor, neighbours: int) -> Tensor:
     """Features and keys (B, V, W), attention (B, V), chosen (B, n) -> (B, n + 1, W)."""
-    near = likeness(taken(keys, chosen), keys)  # (B, n, V)
+    near = cosines(taken(keys, chosen), keys)  # (B, n, V)
     itself = chosen[..., None]
     nearest = near.scatter(2, itself, -torch.inf).topk(neighbours).indices
     weights = torch.zeros_like(near).scatter(2, nearest, 1.0) * attention[:, None]

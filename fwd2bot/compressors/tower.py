@@ -3,8 +3,6 @@
 Shapes: B images, V patches, W width of the tower.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fwd2bot.llava import Llava
@@ -29,9 +27,3 @@ def class_attention(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
 def largest_first(scores: Tensor) -> Tensor:
     """Places in descending order along the last axis; of equal scores the lower place comes first."""
     return scores.argsort(dim=-1, descending=True, stable=True)
-
-
-def likeness(rows: Tensor, others: Tensor) -> Tensor:
-    """Cosines: (B, n, W) and (B, m, W) -> (B, n, m). Autocast would round them to two digits and pick others."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return F.normalize(rows, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)

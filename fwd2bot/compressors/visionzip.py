@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fwd2bot.attention import taken
 from fwd2bot.compressors.base import Compressor
-from fwd2bot.compressors.tower import class_attention, largest_first, likeness, queries_and_keys
-from fwd2bot.losses import full_precision
+from fwd2bot.compressors.tower import class_attention, largest_first, queries_and_keys
+from fwd2bot.losses import cosines, full_precision
 
 
 class VisionZip(Compressor):
@@ -54,7 +54,7 @@ def zip_tokens(states: Tensor, keys: Tensor, attention: Tensor, dominant: int, c
     targets = torch.arange(contextual, device=states.device) * (rest.shape[1] // contextual)
     is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=states.device)
     is_target[targets] = True
-    nearest = likeness(keys[:, ~is_target], keys[:, targets]).argmax(-1)  # (B, others)
+    nearest = cosines(keys[:, ~is_target], keys[:, targets]).argmax(-1)  # (B, others)
     groups = F.one_hot(nearest, contextual).to(attention.dtype).transpose(1, 2)  # (B, C, others)
     sums = groups @ full_precision(rest[:, ~is_target])
     means = sums / groups.sum(-1, keepdim=True).clamp(min=1.0)

@@ -57,7 +57,7 @@ class TrainConfig:
     contrastive_batch: pairs in one L_disc, over all GPUs, by gradient caching; 0: those of the step's own batch.
     train_parts: parts of the base that are trained, too: "vision", "projector", "language".
     learning_rate: of Muon for the weight matrices, and `other_learning_rate` of AdamW for the rest; with the optimizer
-        "adamw" the first is that of all.
+        "adamw" the first is that of all. beta2: of AdamW; its first is 0.9.
     steps, batch_size: of the run, whatever the number of processes that share a batch.
     warmup, cooldown: shares of the steps in which the learning rate rises, and falls to zero at the end.
     clip: the most that the gradient's norm may be. validation: scenes that figures in between are taken on.
@@ -83,6 +83,7 @@ class TrainConfig:
     optimizer: str = "muon"
     learning_rate: float = 0.004
     other_learning_rate: float = 0.001
+    beta2: float = 0.98
     weight_decay: float = 0.01
     warmup: float = 0.02
     cooldown: float = 0.4
@@ -108,10 +109,12 @@ class TrainConfig:
             _whole(name, getattr(self, name), least=1)
         _whole("seed", self.seed, least=0)
         _whole("workers", self.workers, least=0)
-        for name in ("learning_rate", "other_learning_rate", "clip"):
+        for name in ("learning_rate", "other_learning_rate", "beta2", "clip"):
             object.__setattr__(self, name, _number(name, getattr(self, name), above=0.0))
         for name in ("weight_decay", "warmup", "cooldown"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
+        if self.beta2 >= 1.0:
+            raise InputError(f"beta2 is {self.beta2:g}; it must be less than 1.")
         for name in ("autocast", "compile", "gradient_checkpointing", "sharded"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false.")

@@ -25,7 +25,7 @@ def build_optimizers(config: TrainConfig, named: Mapping[str, nn.Parameter]) -> 
         )
     if rest:
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
-        built.append(torch.optim.AdamW(rest, lr=other_rate, betas=(0.9, 0.98), weight_decay=decay))
+        built.append(torch.optim.AdamW(rest, lr=other_rate, betas=(0.9, config.beta2), weight_decay=decay))
     for optimizer in built:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]

@@ -19,7 +19,7 @@ from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.world import Scene, make_scene
 from fwd2bot.data.world.patches import FIRST_THING, patch_token_ids, patch_words
-from fwd2bot.losses import full_precision
+from fwd2bot.losses import cosines, full_precision
 from fwd2bot.training import distributed
 from fwd2bot.training.compressor import assemble_llava
 from fwd2bot.training.config import TrainConfig
@@ -86,8 +86,7 @@ class ProjectorStage(Stage):
 
     def _scores(self, projected: Tensor, words: Tensor) -> Tensor:
         """Logits of each word for each patch, by cosine: (..., D) -> (..., words)."""
-        words = F.normalize(words.to(projected.dtype), dim=-1, eps=1e-3)
-        return F.normalize(projected, dim=-1) @ words.T / 0.05
+        return cosines(projected, words.to(projected.dtype)) / 0.05
 
     def evaluate(self) -> dict[str, float]:
         """Share of patches on things whose nearest name, size and place (by cosine) are right."""
