@@ -21,6 +21,8 @@ from fwd2bot.errors import ModelError
 
 COMPRESS, GENERATE = "compress", "generate"
 _MARK = ".lora."
+_OTHER_SCALES = ("use_rslora", "alpha_pattern", "rank_pattern")
+"""Of an adapter_config.json: what makes a layer's scale something else than lora_alpha / r."""
 
 
 class _Current(threading.local):
@@ -163,7 +165,8 @@ def save_adapter(root: nn.Module, name: str, folder: Path, dtype: torch.dtype | 
 def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
     """Fills one attached adapter from a folder in PEFT's layout.
 
-    Raises ModelError when a file is missing or damaged, or when layers, rank or alpha are not the attached ones.
+    Its alpha is taken over. Raises ModelError when a file is missing or damaged, when layers or rank are not the
+    attached ones, or when PEFT would scale its layers by more than one alpha and one rank.
     """
     layers = _layers_with(root, name)
     try:
@@ -171,6 +174,8 @@ def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
         tensors, scale = load_file(folder / "adapter_model.safetensors"), float(config["lora_alpha"]) / int(config["r"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"The adapter in {folder} cannot be read ({error}); save or download it again.") from error
+    if scaled := next((name for name in _OTHER_SCALES if config.get(name)), None):
+        raise ModelError(f"The adapter in {folder} is scaled by {scaled}, which is not read here; train it without.")
     wanted = {
         f"base_model.model.{path}.{key}.weight": parameter
         for path, low_rank in layers.items()

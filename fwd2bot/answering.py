@@ -62,7 +62,8 @@ class RunningAnswers:
         for chosen in alike.values():
             tokens = torch.stack([self._here(asked[index].tokens) for index in chosen])
             prompts = AnswerBatch.collate([asked[index].prompt for index in chosen], pad).to(self._llava.device)
-            first = self._batch.join(*self._compressor.prompt_rows(tokens, prompts))
+            rows, mask = self._compressor.prompt_rows(tokens, prompts)
+            first = self._batch.join(rows, None if bool(mask.all()) else mask)
             self._running += [answers[index] for index in chosen]
             self._take([*[None] * (len(self._running) - len(first)), *first])
         return answers

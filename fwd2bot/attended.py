@@ -86,7 +86,8 @@ class View:
     """What there is to draw of one image and one question; weights are means over layers, heads and generated tokens.
 
     compress: for each of K summary tokens the weights of V visual tokens in pass 1, row by row of the grid; None where
-    there was no picture. seen: the shares of its width and of its height, both in the middle, that the grid lies over.
+    there was no picture. seen: the shares of its width and of its height, both in the middle, that the grid lies over;
+    more than 1 where the picture was padded.
     answer: the weights of the K summary tokens in pass 2, while `text` was written.
     """
 
@@ -116,11 +117,13 @@ def view(compressor: Compressor, tokens: Tensor, question: str, text: str, pictu
 
 
 def seen_part(llava: Llava, size: tuple[int, int]) -> tuple[float, float]:
-    """Of a picture's width and height, the shares that reach the tower: its middle, where the model crops."""
-    reach = tuple(min(side, LONGEST * min(size)) for side in size)
+    """Of a picture's width and height, the shares that reach the tower: its middle; more than 1 where it is padded."""
     processor = llava.image_processor
+    reach = [min(side, LONGEST * min(size)) for side in size]
+    if processor.do_pad:
+        reach = [max(reach)] * 2
     if processor.do_center_crop and processor.size.shortest_edge:
-        pixel = min(size) / processor.size.shortest_edge  # sides of the picture's pixels in one of the model's
+        pixel = min(reach) / processor.size.shortest_edge  # sides of the picture's pixels in one of the model's
         crop = processor.crop_size
-        reach = tuple(min(side, pixel * wanted) for side, wanted in zip(reach, (crop.width, crop.height), strict=True))
+        reach = [min(side, pixel * wanted) for side, wanted in zip(reach, (crop.width, crop.height), strict=True)]
     return reach[0] / size[0], reach[1] / size[1]

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,11 +30,12 @@ from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.disk import file_hash
 from fwd2bot.errors import InputError, ModelError
-from fwd2bot.llava import Llava
+from fwd2bot.llava import Llava, pads_pictures
 
 FORMAT = 1
 _EMBEDDINGS, _MODULES = "summary_embeddings.safetensors", "compressor.safetensors"
 _ADAPTERS = ("compress", "generate", "shared")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LAYOUT = ("base/", *(f"{name}/" for name in _ADAPTERS), _EMBEDDINGS, _MODULES)
 """Where the weights of a model are, within its folder."""
 _BASE_KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
@@ -63,12 +64,19 @@ def save_model(
     (folder / "config.json").write_text(_as_json(content))
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Compressor:
+def load_model(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    *,
+    base: Path | None = None,
+) -> Compressor:
     """Reads a model folder, ours or a plain LLaVA's, for use; adapters take `dtype`, too.
 
+    base: what `base_folder` gave, here and below; None: it is looked for.
     Raises ModelError when a file is missing or damaged, when shapes do not fit, or when it is no LLaVA.
     """
-    config, base = _read_config(folder)
+    config, base = _read_config(folder, base)
     try:
         compressor = make_compressor(Llava.from_folder(base, dtype), config)
     except InputError as error:
@@ -81,20 +89,41 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, device: str | t
     return compressor.requires_grad_(False).eval().to(device)
 
 
-def fingerprint(folder: Path) -> str:
-    """A tagged hash, "sha256:...", over all that makes a row: weights, tokenizer, preprocessing, settings.
+def fingerprint(folder: Path, base: Path | None = None) -> str:
+    """A tagged hash, "sha256:...", over what makes a row: weights, tokenizer.json, preprocessing, settings.
 
-    Costs one reading of the files. Weights in another dtype are other weights.
+    Costs one reading of the files. Weights in another dtype are other weights. Not in it is which of its tokens
+    tokenizer_config.json calls the first and the last.
     """
-    config, base = _read_config(folder)
+    config, base = _read_config(folder, base)
     settings = {name: value for name, value in config.to_dict().items() if name not in _TRAINING_ONLY}
+    try:
+        padded = pads_pictures(base)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"The preprocessing of {base} cannot be read: {reason}") from error
+    if padded:
+        settings["pictures"] = "padded"  # older rows are of pictures that were cut to a square
     return _fingerprint(settings, folder, base, _hashed_files(folder, base))
+
+
+def fingerprint_as_it_is(folder: Path, base: Path) -> Callable[[], str]:
+    """`fingerprint`, for later: it raises ModelError when the files are no longer what they are now."""
+    before = _states(folder, base)
+
+    def later() -> str:
+        taken = fingerprint(folder, base)
+        if _states(folder, base) != before:
+            raise ModelError(f"{folder} has changed since the model was loaded; load it again.")
+        return taken
+
+    return later
 
 
 def plain_fingerprint(folder: Path) -> str:
     """The same of a tower of transformers or OpenCLIP, so of the files alone, whatever its tokenizer is read from."""
     named = [path for name in _TOWER_FILES if (path := folder / name).exists()]
-    vocabularies = sorted([*folder.glob("*.model"), *folder.glob("*.txt")])
+    vocabularies = sorted([*_visible(folder, "*.model"), *_visible(folder, "*.txt")])
     return _fingerprint({}, folder, folder, dict.fromkeys([*_hashed_files(folder, folder), *named, *vocabularies]))
 
 
@@ -111,9 +140,9 @@ def base_folder(folder: Path) -> Path:
     return _read_config(folder)[1]
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, base: Path | None = None) -> list[Path]:
     """The safetensors of a model folder and of its base."""
-    return [path for path in _hashed_files(folder, _read_config(folder)[1]) if path.suffix == ".safetensors"]
+    return [path for path in _hashed_files(folder, base or base_folder(folder)) if path.suffix == ".safetensors"]
 
 
 def find_on_hub(name: str) -> Path:
@@ -137,7 +166,7 @@ def model_files(folder: Path, name: str = "") -> dict[str, Path | bytes]:
         return files
     found = _base_folder(folder, base)
     within = "" if base == "." else "base/"
-    files |= {within + path.name: path for path in sorted(found.iterdir()) if path.suffix in _BASE_KINDS}
+    files |= {within + path.name: path for path in _visible(found, "*") if path.suffix in _BASE_KINDS}
     if base not in (".", "base"):
         files["config.json"] = _as_json({**_read_json(folder / "config.json"), "base": "base"}).encode()
     return files
@@ -210,10 +239,10 @@ print(model.answer(tokens, ["what is at the top left?"]), model.caption(tokens))
     return hub.with_head(text, head)
 
 
-def _read_config(folder: Path) -> tuple[CompressorConfig, Path]:
-    """The settings and the base's folder, which is fetched where it is one of the hub."""
-    config, base = _read_settings(folder)
-    return config, _base_folder(folder, base)
+def _read_config(folder: Path, base: Path | None = None) -> tuple[CompressorConfig, Path]:
+    """The settings and the base's folder, which is fetched where it is one of the hub, and not known yet."""
+    config, named = _read_settings(folder)
+    return config, base or _base_folder(folder, named)
 
 
 def _read_settings(folder: Path) -> tuple[CompressorConfig, str]:
@@ -242,7 +271,9 @@ def _base_folder(folder: Path, base: str) -> Path:
         return folder / base
     if not _base_on_hub(folder, base):
         raise ModelError(f"{folder} needs its base model, and {folder / base} is not there; put it there.")
-    return find_on_hub(base)
+    found = find_on_hub(base)
+    own = found / _read_settings(found)[1]  # one of our models may be named there, for the base that it holds
+    return own if own.is_dir() else found
 
 
 def _base_on_hub(folder: Path, base: str) -> bool:
@@ -284,7 +315,7 @@ def _load_own(compressor: Compressor, folder: Path) -> None:
 
 
 def _hashed_files(folder: Path, base: Path) -> Iterator[Path]:
-    yield from sorted(base.glob("*.safetensors"))
+    yield from _visible(base, "*.safetensors")
     yield from (base / name for name in _BASE_FILES if (base / name).exists())
     if folder != base:
         yield from _own_files(folder)
@@ -292,17 +323,30 @@ def _hashed_files(folder: Path, base: Path) -> Iterator[Path]:
 
 def _own_files(folder: Path) -> Iterator[Path]:
     """What a compressor adds to its base."""
-    yield from sorted(path for path in folder.glob("*.safetensors"))
-    yield from sorted(path for name in _ADAPTERS for path in folder.glob(f"{name}/*.*"))
+    yield from _visible(folder, "*.safetensors")
+    yield from (path for name in _ADAPTERS for file in _ADAPTER_FILES if (path := folder / name / file).exists())
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Without what systems put there, such as ._model.safetensors."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def _states(folder: Path, base: Path) -> dict[Path, tuple[int, int]]:
+    """What tells without reading it whether a file that makes the fingerprint has changed."""
+    files = [path for path in (folder / "config.json", *_hashed_files(folder, base)) if path.exists()]
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 def _content_hash(path: Path) -> str:
     """Of the content; of JSON, without what a mere re-save changes."""
     if path.suffix == ".json":
         return hashlib.sha256(_canonical(_without_volatile(_read_json(path)))).hexdigest()
-    cached = Path(os.path.realpath(path)).name  # the hub's cache names a large file by this very hash
-    if path.is_symlink() and len(cached) == 64:
-        return cached
+    if path.is_symlink():
+        # The hub's cache names a large file by this very hash. What it leads to may have another: Xet's.
+        cached = path.readlink()
+        if cached.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", cached.name):
+            return cached.name
     return file_hash(path)
 
 

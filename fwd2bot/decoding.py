@@ -3,7 +3,7 @@
 Shapes: B rows, T positions, D width; h heads of d numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -60,7 +60,8 @@ class Cache:
 
     def keep(self, rows: Tensor) -> None:
         """Only these rows of the batch go on."""
-        self.buffers = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.buffers]
+        for layer, pair in enumerate(self.buffers):
+            self.buffers[layer] = None if pair is None else (pair[0][rows], pair[1][rows])
         self.masks = [None if mask is None else mask[rows] for mask in self.masks]
 
 
@@ -69,6 +70,8 @@ class RunningBatch:
     `Llava.generate` gives it alone.
 
     A row's keys and values stand at the start of its place in the buffers, and a mask hides what lies behind them.
+    Buffers are made anew layer by layer, so that no more than one layer is there twice; after an error in between
+    (out of memory, say) they do not fit together, and the batch is of no more use.
     """
 
     def __init__(self, llava: "Llava", stage: str | None) -> None:
@@ -89,13 +92,16 @@ class RunningBatch:
         """
         ids, positions, cache = self._llava.prefill(embeddings, mask, self._stage, room=0)
         lengths = positions[:, 0] + 1
-        pairs = [pair for pair in cache.buffers if pair is not None]
-        length = max(self._room, embeddings.shape[1])
-        new = [tuple(_from_the_start(part, lengths, length) for part in pair) for pair in pairs]
-        if self._layers:
-            old = [tuple(_longer(part, length) for part in pair) for pair in self._layers]
-            new = [tuple(map(torch.cat, zip(*both, strict=True))) for both in zip(old, new, strict=True)]
-        self._layers = [(keys, values) for keys, values in new]
+        length, begun = max(self._room, embeddings.shape[1]), bool(self._layers)
+        for layer, pair in enumerate(cache.buffers):
+            assert pair is not None
+            cache.buffers[layer] = None
+            keys, values = (_from_the_start(part, lengths, length) for part in pair)
+            if begun:
+                old = self._layers[layer]
+                self._layers[layer] = _below(old[0], keys), _below(old[1], values)
+            else:
+                self._layers.append((keys, values))
         self._lengths, self._ids = torch.cat([self._lengths, lengths]), torch.cat([self._ids, ids])
         self._longest = max(self._longest, int(lengths.max()))
         first: list[int] = ids.tolist()
@@ -106,7 +112,7 @@ class RunningBatch:
         """The next token of every row."""
         if self._longest == self._room:
             length = self._longest + GROWTH
-            self._layers = [(_longer(keys, length), _longer(values, length)) for keys, values in self._layers]
+            self._make_anew(lambda part: _longer(part, length))
         self._ids = self._llava.next_tokens(self._ids, self._lengths[:, None], self._stage, self)
         self._lengths, self._longest = self._lengths + 1, self._longest + 1
         ids: list[int] = self._ids.tolist()
@@ -119,7 +125,11 @@ class RunningBatch:
         self._lengths, self._ids = self._lengths[chosen], self._ids[chosen]
         self._longest = int(self._lengths.max()) if len(rows) else 0
         length = -(-(self._longest + 1) // GROWTH) * GROWTH  # what a long row needed goes with it
-        self._layers = [(keys[chosen, :, :length], values[chosen, :, :length]) for keys, values in self._layers]
+        self._make_anew(lambda part: part[chosen, :, :length])
+
+    def _make_anew(self, change: Callable[[Tensor], Tensor]) -> None:
+        for layer, (keys, values) in enumerate(self._layers):
+            self._layers[layer] = change(keys), change(values)
 
     @property
     def _room(self) -> int:
@@ -145,6 +155,11 @@ def _from_the_start(part: Tensor, lengths: Tensor, length: int) -> Tensor:
     places = torch.arange(part.shape[2], device=part.device) + (last + 1 - lengths)[:, None]  # (B, T)
     places = places.clamp(max=last)[:, None, :, None].expand_as(part)
     return _longer(part.gather(2, places), length)
+
+
+def _below(old: Tensor, new: Tensor) -> Tensor:
+    """(B, h, positions, d) and (N, h, length, d), no shorter -> (B + N, h, length, d)."""
+    return torch.cat([_longer(old, new.shape[2]), new])
 
 
 def _longer(part: Tensor, length: int) -> Tensor:

@@ -5,6 +5,7 @@ language model alone (LLaVA-1.5's is a `LlamaForCausalLM`), which takes prompt e
 with the model: rows are made by it, and read by what is written here. The README.md that goes with it says how.
 """
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def export_model(
         for extra in LAYOUTS[target].extras:
             if (checkpoint.base_folder(source) / extra).exists():
                 copyfile(checkpoint.base_folder(source) / extra, new / extra)
+        _without_image_processor(new / "processor_config.json")
         (new / "README.md").write_text(_readme(compressor, folder.name, target, fingerprint, merged), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Exported(target=target, dtype=str(kind).removeprefix("torch."), bytes=size, merged=merged)
@@ -78,6 +80,14 @@ def merge(root: nn.Module, stage: str) -> bool:
         change = layer.low_ranks()[layer.routes[stage]].product(torch.float32)
         layer.weight.copy_(layer.weight.float() + change)
     return bool(layers)
+
+
+def _without_image_processor(path: Path) -> None:
+    """transformers would take the one that may stand in this file for the one in preprocessor_config.json."""
+    if path.exists():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        told.pop("image_processor", None)
+        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_llava(llava: Llava, folder: Path, dtype: torch.dtype) -> None:

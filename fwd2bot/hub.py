@@ -14,6 +14,9 @@ import yaml
 from fwd2bot.errors import ModelError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+"""A model there: owner/name, or owner/name@version with a branch, tag or commit."""
+_CACHED = re.compile(r".*/models--([^/]+?)--([^/]+)/snapshots/(\w+)(/.*)?")
 _HEAD = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*\n", re.MULTILINE | re.DOTALL)
 
 
@@ -30,6 +33,12 @@ def download(name: str, patterns: Sequence[str]) -> Path:
     except Exception as error:  # its errors have no common base: network, name, rights, disk
         reason = _reason(error, repo, version)
         raise ModelError(f"{name!r} is no folder here and cannot be fetched from the hub: {reason}") from error
+
+
+def name_of(folder: Path) -> str | None:
+    """owner/name@commit of a folder that `download` gave, or that is in one; None of a folder elsewhere."""
+    found = _CACHED.fullmatch(folder.absolute().as_posix())
+    return f"{found[1]}/{found[2]}@{found[3]}" if found else None
 
 
 def upload(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot import adapters, attention
@@ -47,7 +48,7 @@ class Llava(nn.Module):
         self,
         network: LlavaForConditionalGeneration,
         tokenizer: PreTrainedTokenizerBase,
-        image_processor: CLIPImageProcessorPil,
+        image_processor: CLIPImageProcessorPil | LlavaImageProcessorPil,
     ) -> None:
         super().__init__()
         network.set_attn_implementation(attention.register())
@@ -60,6 +61,10 @@ class Llava(nn.Module):
         config: Any = network.config
         if not isinstance(config.vision_feature_layer, int) or config.vision_config.model_type != "clip_vision_model":
             raise ModelError("This LLaVA has no CLIP tower that is read at one layer; take a LLaVA-1.5 model.")
+        if config.vision_feature_select_strategy != "default":
+            raise ModelError("This LLaVA reads its tower's class token with the patches; take a LLaVA-1.5 model.")
+        self.tokenizer.backend_tokenizer.no_padding()  # a tokenizer.json may ask for either
+        self.tokenizer.backend_tokenizer.no_truncation()
 
     @classmethod
     def from_folder(cls, name: str | Path, dtype: torch.dtype = torch.float32) -> "Llava":
@@ -70,7 +75,7 @@ class Llava(nn.Module):
                 name, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
-            image_processor = CLIPImageProcessorPil.from_pretrained(name)
+            image_processor = _image_processor(name)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model of transformers: {reason}") from error
@@ -163,15 +168,20 @@ class Llava(nn.Module):
         self._run_block = torch.compile(_run_block, **options)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures -> (B, 3, H, W), as `prepared`, in the model's dtype where the model is."""
+        return self.prepared(images).to(self.device, self.dtype)
+
+    def prepared(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures -> (B, 3, H, W), resized and normalised as the model's own preprocessing says.
 
+        float32 in host memory, whatever the model is: a forked process, which must not touch the GPU, may ask for it.
         Every processor takes a part of them: a model on a GPU, which is the faster, waits for this.
         """
         threads = max(1, min(len(images), os.cpu_count() or 1))
         size = -(-len(images) // threads)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         with ThreadPoolExecutor(threads) as pool:
-            return torch.cat(list(pool.map(self._prepared, parts))).to(self.device, self.dtype)
+            return torch.cat(list(pool.map(self._prepared, parts)))
 
     def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
         shown = [_within_reason(image.convert("RGB")) for image in images]
@@ -196,7 +206,7 @@ class Llava(nn.Module):
             features = deque(self._tower(pixels.to(self.dtype), appended, run_block), maxlen=1).pop()
         if appended is not None:
             features = features[:, -len(appended) :]
-        elif self.network.config.vision_feature_select_strategy == "default":
+        else:
             features = features[:, 1:]
         return self.project(features)
 
@@ -411,6 +421,19 @@ def _within_reason(image: Image.Image) -> Image.Image:
         return image
     left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
     return image.crop((left, top, left + min(width, side), top + min(height, side)))
+
+
+def pads_pictures(name: str | Path) -> bool:
+    """Whether a picture is made a square by padding it; else the folder's preprocessing does it in its own way."""
+    processor: Any = CLIPImageProcessorPil.from_pretrained(name)
+    return bool(processor.do_center_crop or processor.do_pad)
+
+
+def _image_processor(name: str | Path) -> Any:
+    """The folder's. Where it would cut a picture to a square, it pads it to one first, as LLaVA-1.5 does."""
+    if pads_pictures(name):
+        return LlavaImageProcessorPil.from_pretrained(name, do_pad=True)
+    return CLIPImageProcessorPil.from_pretrained(name)
 
 
 def _range(embeddings: Tensor) -> Tensor:

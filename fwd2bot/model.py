@@ -39,14 +39,21 @@ class Fwd2Bot:
     """
 
     def __init__(
-        self, compressor: Compressor, *, name: str = "unsaved", source: str = "", folder: Path | None = None
+        self,
+        compressor: Compressor,
+        *,
+        name: str = "unsaved",
+        source: str = "",
+        folder: Path | None = None,
+        fingerprint: Callable[[], str] | None = None,
     ) -> None:
+        """folder: that it was loaded from; fingerprint: of the files as they were then, taken when it is asked for."""
         self.compressor = compressor
         self.name = name
         self.source = source or name
         """What `load` takes to make it again: a bundled name, a hub id, the whole path of a folder."""
         self.batch_size = 32
-        self._folder = folder
+        self._folder, self._fingerprint = folder, fingerprint
         self._template = template_named(compressor.config.template)
 
     @classmethod
@@ -138,10 +145,10 @@ class Fwd2Bot:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the files it was loaded from. Raises ModelError when there are none."""
-        if self._folder is None:
+        """Of the files it was loaded from. Raises ModelError when there are none, or when they are others by now."""
+        if self._fingerprint is None:
             raise ModelError("This model is not saved, so it has no fingerprint; save and load it.")
-        return checkpoint.fingerprint(self._folder)
+        return self._fingerprint()
 
     def prepare(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
         """B pictures or paths -> their pixels (B, 3, H, W), which `compress` takes in their place.
@@ -339,13 +346,15 @@ def load(name: str | Path, device: str | None = None, dtype: str | None = None) 
     Raises InputError for an unknown device or dtype, ModelError when the model is not there or cannot be read.
     """
     folder = find_model(name)
-    chosen = dtype_named(dtype, folder)
-    compressor = checkpoint.load_model(folder, chosen, device_named(device))
-    if chosen == torch.float32 and _is_small(folder):
+    base = checkpoint.base_folder(folder)  # once: one of the hub is asked for each time, and may change
+    chosen, fingerprint = dtype_named(dtype, folder, base), checkpoint.fingerprint_as_it_is(folder, base)
+    compressor = checkpoint.load_model(folder, chosen, device_named(device), base=base)
+    if chosen == torch.float32 and _is_small(folder, base):
         adapters.fold(compressor)
     if str(name) in bundled_names() or not Path(name).is_dir():
-        return Fwd2Bot(compressor, name=str(name), folder=folder)
-    return Fwd2Bot(compressor, name=folder.resolve().name, source=str(folder.resolve()), folder=folder)
+        return Fwd2Bot(compressor, name=str(name), folder=folder, fingerprint=fingerprint)
+    whole = folder.resolve()
+    return Fwd2Bot(compressor, name=whole.name, source=str(whole), folder=folder, fingerprint=fingerprint)
 
 
 def bundled_names() -> list[str]:
@@ -364,21 +373,21 @@ def find_model(name: str | Path) -> Path:
         return Path(name)
     if Path(name).is_file():
         raise ModelError(f"{text} is a file, not a model: name the folder of the model.")
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", text):
+    if hub.ID.fullmatch(text):
         return checkpoint.find_on_hub(text)
     known = ", ".join(bundled_names()) or "none"
     raise ModelError(f"There is no model {text!r}: give a folder, a hub id (owner/name), or a bundled one ({known}).")
 
 
-def dtype_named(name: str | None, folder: Path) -> torch.dtype:
+def dtype_named(name: str | None, folder: Path, base: Path | None = None) -> torch.dtype:
     """None: what the model in this folder is loaded in, float32 where it is small. Raises InputError for others."""
     if name is not None and name not in DTYPES:
         raise InputError(f"{name!r} is no dtype here; the dtypes are {', '.join(DTYPES)}.")
-    return DTYPES[name or ("float32" if _is_small(folder) else "bfloat16")]
+    return DTYPES[name or ("float32" if _is_small(folder, base) else "bfloat16")]
 
 
-def _is_small(folder: Path) -> bool:
-    return sum(path.stat().st_size for path in checkpoint.weight_files(folder)) < _SMALL
+def _is_small(folder: Path, base: Path | None) -> bool:
+    return sum(path.stat().st_size for path in checkpoint.weight_files(folder, base)) < _SMALL
 
 
 def device_named(name: str | None) -> torch.device:

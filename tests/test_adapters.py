@@ -156,6 +156,23 @@ def test_a_damaged_adapter_is_a_model_error(tmp_path, how):
         adapters.load_adapter(network, "compress", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("use_rslora", True), ("alpha_pattern", {"q_proj": 8}), ("rank_pattern", {"q_proj": 2})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_adapter_that_peft_scales_in_another_way_is_refused(tmp_path, name, value):
+    network = tiny_compressor().llava.network
+    adapters.save_adapter(network, "compress", tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    plain = {"use_rslora": False, "alpha_pattern": {}, "rank_pattern": {}}  # as PEFT writes it
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **plain}))
+    adapters.load_adapter(network, "compress", tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **plain, name: value}))
+    with pytest.raises(ModelError, match=f"is scaled by {name}, which is not read here; train it without"):
+        adapters.load_adapter(network, "compress", tmp_path)
+
+
 def test_an_adapter_of_another_rank_or_for_other_layers_does_not_fit(tmp_path):
     adapters.save_adapter(tiny_compressor(rank=3).llava.network, "compress", tmp_path / "rank")
     adapters.save_adapter(tiny_compressor("single_forward").llava.network, "compress", tmp_path / "tower")

@@ -52,6 +52,20 @@ def test_pictures_of_fewer_tokens_join_the_same_batch(model, rows):
     assert [running.text(answer) for answer in answers] == expected
 
 
+def test_a_mask_is_made_only_where_something_is_padded(model, rows, monkeypatch):
+    prefill, masks = model.compressor.llava.prefill, []
+
+    def watched(embeddings, mask, *arguments, **options):
+        masks.append(mask)
+        return prefill(embeddings, mask, *arguments, **options)
+
+    monkeypatch.setattr(model.compressor.llava, "prefill", watched)
+    running = model.running()
+    running.join([asked(model, row, "how many ?") for row in rows[:2]])
+    running.join([asked(model, row, question) for row, question in zip(rows, QUESTIONS[:2], strict=False)])
+    assert [None if mask is None else bool(mask.all()) for mask in masks] == [None, False]
+
+
 def test_an_answer_ends_at_its_length_and_leaves(model, rows):
     running = model.running()
     short, long = running.join([asked(model, rows[0], "how many ?", max_new_tokens=n) for n in (1, 3)])

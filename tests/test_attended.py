@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny import tiny_compressor, tiny_llava
 from torch import Tensor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from fwd2bot.attended import answer_attention, compression_attention, seen_part, watching
 from fwd2bot.data.conversations import encode_conversation, template_named
@@ -145,13 +145,16 @@ def test_view_of_a_shorter_row_watches_as_many_tokens(model: Fwd2Bot) -> None:
     [
         (False, (300, 200), (1.0, 1.0)),
         (False, (100, 1000), (1.0, 0.4)),  # four of its widths
-        (True, (300, 200), (2 / 3 * 0.75, 0.75)),  # 96 of 128 rows of pixels are kept
-        (True, (100, 1000), (0.75, 0.075)),
+        (True, (300, 200), (0.75, 1.5 * 0.75)),  # padded to a square, of which 96 of 128 rows of pixels are kept
+        (True, (100, 1000), (4 * 0.75, 0.4 * 0.75)),
     ],
 )
-def test_seen_part_is_what_is_left_of_a_crop(crop: bool, size: tuple[int, int], seen: tuple[float, float]) -> None:
+def test_seen_part_is_what_is_left_of_the_padded_square(
+    crop: bool, size: tuple[int, int], seen: tuple[float, float]
+) -> None:
     processor = SimpleNamespace(
         do_center_crop=crop,
+        do_pad=crop,
         size=SimpleNamespace(shortest_edge=128),
         crop_size=SimpleNamespace(width=96, height=96),
     )
@@ -160,14 +163,20 @@ def test_seen_part_is_what_is_left_of_a_crop(crop: bool, size: tuple[int, int], 
 
 
 def test_seen_part_is_what_the_processor_keeps() -> None:
-    """A picture whose middle alone is white gives white pixels alone."""
+    """A picture whose middle alone is white gives white pixels, and above and below it those of the padding."""
     llava = tiny_llava()
-    llava.image_processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32})
+    square = {"height": 32, "width": 32}
+    llava.image_processor = LlavaImageProcessorPil(size={"shortest_edge": 48}, crop_size=square, do_pad=True)
     shown = Image.new("RGB", (300, 120), "black")
-    across, down = (round(share * side) for share, side in zip(seen_part(llava, shown.size), shown.size, strict=True))
+    across, down = seen_part(llava, shown.size)
+    assert across < 1 < down
     margin = 8  # of the resampling
-    left, top = (300 - across) // 2 - margin, (120 - down) // 2 - margin
-    shown.paste("white", (left, top, 300 - left, 120 - top))
-    assert float(llava.pixels([shown]).std(dim=(2, 3)).max()) < 1e-3
-    shown.paste("black", (left, top, left + 3 * margin, 120 - top))
-    assert float(llava.pixels([shown]).std(dim=(2, 3)).max()) > 1e-2
+    left = (300 - round(across * 300)) // 2 - margin
+    shown.paste("white", (left, 0, 300 - left, 120))
+    seen = llava.pixels([shown])[0, 0]
+    assert float(seen.std(dim=1).max()) < 1e-3
+    white = (seen[:, 0] > (seen[0, 0] + seen[16, 0]) / 2).tolist()
+    first, last = (round(32 * share) for share in ((down - 1) / 2 / down, (down + 1) / 2 / down))
+    assert white == [first <= row < last for row in range(32)]
+    shown.paste("black", (left, 0, left + 3 * margin, 120))
+    assert float(llava.pixels([shown])[0, 0].std(dim=1).max()) > 1e-2

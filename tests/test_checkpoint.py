@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_compressor, tiny_llava, tiny_pixels
 
 from fwd2bot import checkpoint
-from fwd2bot.checkpoint import fingerprint, load_model, save_model
+from fwd2bot.checkpoint import fingerprint, load_model, model_files, save_model
 from fwd2bot.errors import ModelError
 
 
@@ -204,11 +205,52 @@ def test_a_damaged_folder_is_a_model_error(folder, how, sentence):
         load_model(folder)
 
 
-def test_a_file_of_the_hubs_cache_is_known_by_its_name(tmp_path):
-    blob = tmp_path / ("ab" * 32)
-    blob.write_bytes(b"weights")
-    (tmp_path / "model.safetensors").symlink_to(blob)
-    assert checkpoint._content_hash(tmp_path / "model.safetensors") == "ab" * 32
+@pytest.mark.parametrize("shared", [False, True], ids=["in the repository", "in the store of all repositories"])
+def test_a_file_of_the_hubs_cache_is_known_by_its_name(tmp_path, shared):
+    name, content = "ab" * 32, tmp_path / "blobs/cd" / ("cd" * 32)  # of the content, and what Xet calls it
+    path, blob = tmp_path / "models--a--b/snapshots/1/base/model.safetensors", tmp_path / "models--a--b/blobs" / name
+    for one in (path, blob, content):
+        one.parent.mkdir(parents=True)
+    content.write_bytes(b"weights")
+    blob.symlink_to(f"../../blobs/cd/{content.name}") if shared else blob.write_bytes(b"weights")
+    path.symlink_to(f"../../../blobs/{name}")
+    assert path.read_bytes() == b"weights"
+    assert checkpoint._content_hash(path) == name
+
+
+def test_a_link_to_elsewhere_is_read(tmp_path):
+    for target in (tmp_path / "blobs/cd" / ("cd" * 32), tmp_path / "blobs" / ("a" * 40), tmp_path / ("ab" * 32)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"weights")
+        path = tmp_path / f"{target.name}.safetensors"
+        path.symlink_to(target)
+        assert checkpoint._content_hash(path) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_what_others_leave_in_the_folder_is_no_part_of_the_model(folder):
+    before, files = fingerprint(folder), model_files(folder)
+    strays = ("._summary_embeddings.safetensors", "base/._model.safetensors", "base/._config.json",
+              "compress/.DS_Store", "generate/._adapter_model.safetensors", "generate/README.md")  # fmt: skip
+    for name in strays:
+        (folder / name).write_bytes(b"stray")
+    assert (fingerprint(folder), model_files(folder)) == (before, files)
+    assert not [path for path in checkpoint.weight_files(folder) if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_rows_of_pictures_that_were_cut_are_another_models(folder, monkeypatch, crops):
+    """They were cut to a square before they were padded to one; the files are the same."""
+    change(folder / "base/preprocessor_config.json", "do_pad", None)
+    change(folder / "base/preprocessor_config.json", "do_center_crop", crops)
+    now = fingerprint(folder)
+    monkeypatch.setattr(checkpoint, "pads_pictures", lambda base: False)
+    assert (fingerprint(folder) == now) == (not crops)
+
+
+def test_a_preprocessing_that_cannot_be_read_is_a_model_error(folder):
+    (folder / "base/preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match=r"The preprocessing of .*base cannot be read: "):
+        fingerprint(folder)
 
 
 def test_a_hub_that_cannot_be_reached_is_a_model_error():

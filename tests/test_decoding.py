@@ -1,8 +1,11 @@
 """Rows that join and leave a running batch: each gets what it gets alone."""
 
+import weakref
+
 import pytest
 import torch
 from tiny import tiny_llava
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwd2bot import decoding
 
@@ -93,3 +96,53 @@ def test_padding_may_stand_anywhere(llava, prompts, alone):
     batch = llava.running()
     batch.join(*padded(prompts[1:2]))
     assert batch.join(rows, mask) + [batch.step()[1] for _ in range(5)] == alone[0][:6]
+
+
+class Held(TorchDispatchMode):
+    """The most bytes that keys and values (B, 2 heads, positions, 8) have at any operation."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.most, self.parts = 0, [weakref.ref(part) for part in parts]
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        made = function(*arguments, **(options or {}))
+        if isinstance(made, torch.Tensor) and made.ndim == 4 and (made.shape[1], made.shape[3]) == (2, 8):
+            self.parts.append(weakref.ref(made))
+            there = [part for reference in self.parts if (part := reference()) is not None]
+            sizes = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in there}
+            self.most = max(self.most, sum(sizes.values()))
+        return made
+
+
+def bytes_of(layers):
+    return sum(part.untyped_storage().nbytes() for pair in layers for part in pair)
+
+
+@pytest.mark.parametrize("what", ["join", "grow", "keep"])
+def test_one_layer_at_most_is_held_twice(monkeypatch, what):
+    monkeypatch.setattr(decoding, "GROWTH", 3)
+    llava = tiny_llava(layers=24)
+    rows = torch.randn(4, 9, llava.width, generator=torch.Generator().manual_seed(0))
+    batch = llava.running()
+    batch.join(rows)
+    before = bytes_of(batch._layers)
+    with Held(*(part for pair in batch._layers for part in pair)) as held:
+        if what == "join":
+            batch.join(rows)
+        elif what == "grow":
+            batch.step()
+        else:
+            batch.keep([3, 0, 1, 2])
+    after = bytes_of(batch._layers)
+    assert max(before, after) <= held.most < 1.2 * max(before, after)
+
+
+def test_one_layer_at_most_is_held_twice_where_rows_begin_together():
+    cache = decoding.Cache(24, 3)
+    for layer in range(24):
+        cache.update(torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8), layer)
+    before = bytes_of(cache.buffers)
+    with Held(*(part for pair in cache.buffers for part in pair)) as held:
+        cache.keep(torch.tensor([0, 2]))
+    assert (bytes_of(cache.buffers), held.most < 1.1 * before) == (before / 2, True)

@@ -62,6 +62,20 @@ def test_several_processes_train_as_one(tmp_path: Path, tiny_base: Path, files: 
     assert_same("moved from two to four", {**begun, **ended}, found["fwd2bot alone"], EXACT)
 
 
+def test_a_spread_model_goes_on_where_some_weights_have_no_gradient(tmp_path: Path, tiny_base: Path) -> None:
+    """Those of pass 2, which L_disc has none of, and of CLIP's last layer, which is never read."""
+
+    def one(where: str, until: int) -> dict[str, Any]:
+        more = {"sharded": True, "losses": {"contrastive": 1.0}, "train_parts": ["vision"]}
+        return job("fwd2bot", tiny_base, tmp_path / where, until=until, **more)
+
+    jobs = {"whole": one("alone", 6), "begun": one("stopped", 3), "ended": one("stopped", 6)}
+    found = outcomes(tmp_path, [(2, jobs)])
+    begun, ended = found["begun"], found["ended"]
+    assert {int(key.split(".")[1]) for key in ended if key.startswith("loss")} == {3, 4, 5}
+    assert_same("stopped and resumed", {**begun, **ended}, found["whole"], EXACT)
+
+
 def assert_same(
     what: str, together: dict[str, torch.Tensor], alone: dict[str, torch.Tensor], tolerance: dict[str, float]
 ) -> None:

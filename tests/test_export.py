@@ -11,6 +11,7 @@ from cli_run import Run, make_run
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_compressor, tiny_llava, tiny_pixels
+from transformers import AutoImageProcessor
 
 from fwd2bot import export
 from fwd2bot.adapters import GENERATE, attach
@@ -109,6 +110,16 @@ def test_plain_llava_sees_as_before(tmp_path: Path, folder: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(plain.visual_tokens(pixels), tiny_llava().visual_tokens(pixels))
         torch.testing.assert_close(plain.pixels(PICTURES), tiny_llava().pixels(PICTURES))
+
+
+def test_plain_llava_pads_pictures_in_transformers_as_here(tmp_path: Path, folder: Path) -> None:
+    crops = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16}
+    (folder / "base/processor_config.json").write_text(json.dumps({"patch_size": 4, "image_processor": crops}))
+    export_model(folder, tmp_path / "plain")
+    wide = Image.linear_gradient("L").resize((40, 16)).convert("RGB")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "plain")
+    torch.testing.assert_close(processor(wide, return_tensors="pt")["pixel_values"], tiny_llava().pixels([wide]))
+    assert json.loads((tmp_path / "plain/processor_config.json").read_text()) == {"patch_size": 4}
 
 
 def test_layouts_have_the_files_that_transformers_writes(tmp_path: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from tiny_runs import config, settings, written
 
+from fwd2bot.data import shards
 from fwd2bot.data.world import captions, make_scene
 from fwd2bot.data.world.writers import write_world
 from fwd2bot.errors import InputError
 from fwd2bot.training import run
 from fwd2bot.training.compressor import CompressorStage
-from fwd2bot.training.feeds import Batch
+from fwd2bot.training.feeds import Batch, FileFeed
 from fwd2bot.training.loop import build_stage
 
 IMAGES = 40
@@ -133,14 +135,73 @@ def test_held_out_records_are_never_trained_on(files: Path, tmp_path: Path, tiny
     assert not trained & {caption for captions_of in held for caption in captions_of}
 
 
-def test_a_broken_picture_is_listed_and_replaced(files: Path, tmp_path: Path, tiny_base: Path) -> None:
-    folder = tmp_path / "broken"
+def test_a_batch_does_not_touch_the_models_device(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """A worker is forked when the model is on its GPU already, which no fork may use."""
+    stage = stage_on(files, tmp_path / "out", tiny_base)
+    stage.compressor.to("meta")
+    shown = [batch.pixels for step in range(12) if (batch := stage.batch(step)).pixels is not None]
+    assert {(pixels.device.type, pixels.dtype) for pixels in shown} == {("cpu", torch.float32)}
+
+
+def rows_of(batches: Iterable[Batch]) -> list[int]:
+    return [len(batch.captions) if batch.answers is None else len(batch.answers.ids) for batch in batches]
+
+
+@torch.no_grad()
+def test_figures_are_taken_on_every_record_held_out(
+    files: Path, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_on(files, tmp_path / "out", tiny_base, batch_size=4, validation=4)
+    held = list(stage.feed.validation())
+    assert rows_of(held) == [1, 2, 1, 4]  # text alone, with a picture, with its captions, too; pairs
+    figures = stage.evaluate()
+    assert figures["4/text_to_image_R@1_of_5"] >= 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert rows_of(stage.feed.validation()) == [1, 2, 1, 2, 2]
+    assert stage.evaluate() == pytest.approx(figures)
+
+
+def test_pairs_are_no_figures_without_their_loss(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    stage = stage_on(files, tmp_path / "out", tiny_base, losses={"autoregressive": 1.0})
+    assert all(batch.answers is not None for batch in stage.feed.validation())
+
+
+def test_where_records_of_tar_files_lie_is_read_once(
+    files: Path, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage_on(files, tmp_path / "out", tiny_base).batch(1)
+    monkeypatch.delattr(shards, "_scan")
+    again = stage_on(files, tmp_path / "out", tiny_base).batch(1)
+    assert again.captions == first.captions
+
+
+def broken_files(files: Path, folder: Path, number: int) -> tuple[dict[str, Any], str]:
+    """The conversations with one picture broken, and its name."""
     folder.mkdir()
     for path in (files / "images").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    lost = make_scene("train", 7).name
+    lost = make_scene("train", number).name
     (folder / lost).write_bytes(b"no picture")
-    talk = {"kind": "conversations", "path": str(files / "talk.json"), "images": str(folder)}
+    return {"kind": "conversations", "path": str(files / "talk.json"), "images": str(folder)}, lost
+
+
+@torch.no_grad()
+def test_a_broken_picture_held_out_is_listed_and_left_out(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    talk, lost = broken_files(files, tmp_path / "broken", IMAGES - 1)  # the record behind it, from the front, has none
+    stage = stage_on(files, tmp_path / "out", tiny_base, validation=4, data={"sources": [talk]})
+    for _ in range(3):
+        held = list(stage.feed.validation())
+        assert rows_of(held) == [1, 2]
+        assert all(batch.pixels is None or len(batch.pixels) == len(batch.questions) for batch in held)
+    assert stage.evaluate()
+    (row,) = [json.loads(line) for line in (tmp_path / "out/broken.jsonl").read_text().splitlines()]
+    assert lost in row["reason"]
+    assert isinstance(stage.feed, FileFeed)
+    assert stage.feed.damage.total == 0  # the same few again and again would not be the share of all
+
+
+def test_a_broken_picture_is_listed_and_replaced(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    talk, lost = broken_files(files, tmp_path / "broken", 7)
     stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [talk]}, losses={"autoregressive": 1.0})
     for step in range(40):
         batch = stage.batch(step)

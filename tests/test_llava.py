@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 
@@ -5,8 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from tiny import tiny_llava, tiny_pixels
+from tokenizers import Tokenizer
+from transformers import AutoImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fwd2bot.attention import independent_turns
+from fwd2bot.data.conversations import TEMPLATES, encode_conversation
 from fwd2bot.errors import ModelError
 from fwd2bot.llava import Llava
 
@@ -169,6 +174,75 @@ def test_pixels_are_those_of_the_image_processor(llava):
     image = Image.effect_noise((60, 20), 90).convert("RGB")
     expected = llava.image_processor(image, return_tensors="pt")["pixel_values"]
     assert torch.equal(llava.pixels([image]), expected)
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 61), (33, 32), (16, 16)])
+def test_picture_is_padded_to_a_square_as_llava_does_where_the_processor_would_crop(llava, tmp_path, size):
+    clip = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    llava.save(tmp_path)
+    clip.save_pretrained(tmp_path)  # as the LLaVAs of the hub have it
+    image = Image.effect_noise(size, 90).convert("RGB")
+    expected = clip(expand2square(image, (122, 116, 104)), return_tensors="pt")["pixel_values"]
+    padding = Llava.from_folder(tmp_path)
+    assert torch.equal(padding.pixels([image]), expected)
+    assert (size == (16, 16)) == torch.equal(clip(image, return_tensors="pt")["pixel_values"], expected)
+    padding.save(tmp_path)  # and says so: transformers' own does the same then
+    assert torch.equal(Llava.from_folder(tmp_path).pixels([image]), expected)
+    own = AutoImageProcessor.from_pretrained(tmp_path)
+    assert torch.equal(own(image, return_tensors="pt")["pixel_values"], expected)
+
+
+def expand2square(image, colour):
+    """LLaVA's, of its mm_utils.py."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new(image.mode, (side, side), colour)
+    square.paste(image, (0, (width - height) // 2) if width > height else ((height - width) // 2, 0))
+    return square
+
+
+def test_processor_that_does_not_crop_is_left_as_it_is(llava, tmp_path):
+    square = {"height": 16, "width": 16}
+    llava.save(tmp_path)
+    CLIPImageProcessorPil(size=square, crop_size=square, do_center_crop=False).save_pretrained(tmp_path)
+    said = (tmp_path / "preprocessor_config.json").read_bytes()
+    image = Image.effect_noise((60, 20), 90).convert("RGB")
+    squeezed = CLIPImageProcessorPil(size=square, do_center_crop=False)(image, return_tensors="pt")["pixel_values"]
+    stretching = Llava.from_folder(tmp_path)
+    assert torch.equal(stretching.pixels([image]), squeezed)
+    stretching.save(tmp_path)
+    assert (tmp_path / "preprocessor_config.json").read_bytes() == said
+
+
+def test_a_tower_whose_class_token_is_read_is_refused(llava, tmp_path):
+    llava.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vision_feature_select_strategy": "full"}))
+    with pytest.raises(ModelError, match=r"reads its tower's class token with the patches; take a LLaVA-1.5 model"):
+        Llava.from_folder(tmp_path)
+
+
+def test_texts_are_neither_padded_nor_cut_whatever_the_tokenizer_file_asks_for(llava, tmp_path):
+    turns = [("what is at the top left ?", "a fox on a red background")]
+    expected = encode_conversation(llava.tokenizer, TEMPLATES["vicuna_v1"], turns, has_image=True)
+    llava.save(tmp_path)
+    for most in (5, 999):
+        baked = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        baked.enable_truncation(most)
+        baked.enable_padding(length=64, pad_id=3, pad_token="<pad>")
+        baked.save(str(tmp_path / "tokenizer.json"))
+        again = Llava.from_folder(tmp_path).tokenizer
+        assert encode_conversation(again, TEMPLATES["vicuna_v1"], turns, has_image=True) == expected
+
+
+def test_prepared_pictures_are_float32_in_host_memory_whatever_the_model_is(llava):
+    images = [Image.effect_noise((60, 20), 90).convert("RGB")]
+    expected = llava.prepared(images)
+    elsewhere = tiny_llava(torch.bfloat16).to("meta")
+    assert torch.equal(elsewhere.prepared(images), expected)
+    assert (elsewhere.pixels(images).dtype, elsewhere.pixels(images).device.type) == (torch.bfloat16, "meta")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 9])

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,17 @@ def test_average_pooling_says_that_it_embeds_no_text():
 def test_a_model_in_memory_has_no_fingerprint():
     with pytest.raises(ModelError, match="not saved, so it has no fingerprint"):
         assert Fwd2Bot(tiny_compressor()).fingerprint
+
+
+def test_a_folder_that_is_written_anew_has_no_fingerprint_of_the_model_before(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    known, late = load(tmp_path / "model"), load(tmp_path / "model")
+    before = known.fingerprint
+    save_model(tmp_path / "model", tiny_compressor(token_counts=(1, 2, 4), prompt="in a word"))
+    with pytest.raises(ModelError, match="model has changed since the model was loaded; load it again"):
+        assert late.fingerprint
+    assert known.fingerprint == before
+    assert load(tmp_path / "model").fingerprint not in (before, "")
 
 
 def test_loads_by_bundled_name(folder, monkeypatch):

@@ -86,8 +86,9 @@ def test_parameters_are_those_of_the_model(kind: str, tmp_path: Path, tiny_base:
 def test_bytes_of_the_base_are_those_in_memory(kind: str, autocast: bool, tmp_path: Path, tiny_base: Path) -> None:
     run = run_of(tmp_path, tiny_base, kind, autocast=autocast)
     llava = build_stage(run).compressor.llava
-    own = {id(p): p.nbytes for part in PARTS for p in llava.part(part)}
-    assert work_of(run).base_bytes() == sum(own.values())
+    own = {id(p): p for part in PARTS for p in llava.part(part)}.values()
+    assert work_of(run).base_bytes() == sum(p.nbytes for p in own)
+    assert work_of(run).host_bytes() == 4 * sum(p.numel() for p in own)
 
 
 SIZES: dict[str, Any] = {
@@ -235,7 +236,7 @@ def test_memory_is_worked_by_hand_where_nothing_depends_on_the_batch() -> None:
     tower, language = 24 * 12 * 1024**2 + 1024 * 588, 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     matrices = tower + 1024 * 4096 + 4096**2 + language + 4096 * 32064
     assert memory.parts["base"] == 4 * 7_063_427_072 - 2 * matrices
-    assert plan_7b(autocast=False).memory.parts["base"] == 4 * 7_063_427_072
+    assert plan_7b(autocast=False).memory.parts["base"] == plan_7b().host == 4 * 7_063_427_072
     assert memory.parts["adapters and embeddings, float32"] == memory.parts["gradients"] == 4 * trained
     assert memory.parts["adamw's state"] == 8 * trained
     shared = plan_7b(compressor={"rank": 1, "num_tokens": 2}, gpus=2).memory.parts

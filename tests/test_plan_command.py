@@ -25,10 +25,12 @@ def test_command_prints_a_plan_and_trains_nothing(
     assert printed == plan_text(plan) + "\n"
     assert "on 2 l40s" in printed
     assert "fits into the 48.0 GB of one l40s" in printed
+    assert "\n  2 of them on one machine  " in printed
     assert max(map(len, printed.splitlines())) <= 79
     assert main(["train", str(path), "--plan", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["memory"]["total"] == make_plan(TrainConfig.load(path)).memory.total
+    assert told["memory"]["host"] == make_plan(TrainConfig.load(path)).host
     assert not (tmp_path / "out").exists()
 
 

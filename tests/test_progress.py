@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_runs import config, settings, written
 
+from fwd2bot.data.conversations import IGNORED
 from fwd2bot.errors import InputError
 from fwd2bot.training import progress, run
 from fwd2bot.training.loop import build_stage
@@ -82,6 +83,20 @@ def test_samples_hold_question_answer_and_truth(tmp_path: Path, tiny_base: Path)
     text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])
     said = f"USER: {samples[0]['question']} ASSISTANT: {samples[0]['truth']}</s>"
     assert said.replace(" ", "") in text.replace(" ", "")
+
+
+def test_a_row_that_is_cut_before_its_answer_is_no_sample(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = build_stage(config("fwd2bot", tmp_path, tiny_base, batch_size=4, validation=4))
+    stage.module.eval()
+    whole = stage.answer_samples()
+    batch = next(iter(stage.feed.validation()))
+    monkeypatch.setattr(stage.feed, "validation", lambda: iter([batch]))
+    batch.answers.labels[1] = IGNORED
+    assert stage.answer_samples() == [whole[0], *whole[2:]]
+    batch.answers.labels[:] = IGNORED
+    assert stage.answer_samples() == []
 
 
 def test_a_step_has_the_flops_that_torch_counts(tmp_path: Path, tiny_base: Path) -> None:

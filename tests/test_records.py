@@ -102,25 +102,33 @@ def test_damage_lists_a_picture_once_and_counts_it_each_time(tmp_path: Path) -> 
     assert len((tmp_path / "missing.jsonl").read_text().splitlines()) == 1
 
 
-def test_damage_tolerates_the_share_and_not_one_more(tmp_path: Path) -> None:
-    damage = Damage(limit=0.2, after=10, path=tmp_path / "missing.jsonl")
-    for number in range(9):
+def test_damage_tolerates_the_share_with_its_chance_and_not_one_more(tmp_path: Path) -> None:
+    damage = Damage(limit=0.04, after=10, path=tmp_path / "missing.jsonl")
+    for number in range(25):  # 1 is expected, give or take 1
         damage.seen()
-        if number < 2:
+        if number >= 20:
             damage.broken("web", f"{number}", f"{number}.jpg is not there: check the path.")
-    damage.seen()
-    damage.seen()
     with pytest.raises(InputError) as raised:
         damage.broken("web", "7", "7.jpg is empty (0 bytes).")
     assert str(raised.value) == (
-        "3 of 11 pictures cannot be used (27.3 %; at most 20 % may be missing): web 0: 0.jpg is not there: check the "
-        "path; web 1: 1.jpg is not there: check the path; web 7: 7.jpg is empty (0 bytes); all are listed in "
-        f"{tmp_path / 'missing.jsonl'}; fetch them again, or allow for a larger share."
+        "6 of 25 pictures cannot be used (24 %; at most 4 % may be missing): web 20: 20.jpg is not there: check the "
+        "path; web 21: 21.jpg is not there: check the path; web 22: 22.jpg is not there: check the path; all are "
+        f"listed in {tmp_path / 'missing.jsonl'}; fetch them again, or allow for a larger share."
     )
 
 
+def test_damage_of_half_the_share_ends_none_of_many_runs() -> None:
+    """Of 200 counters, as many as 8 processes of 8 workers have when they were started three times."""
+    for counter in range(200):
+        damage = Damage(limit=0.01)
+        for broken in np.random.default_rng(counter).random(2000) < 0.005:
+            damage.seen()
+            if broken:
+                damage.broken("web", "1", "is gone.")
+
+
 def test_damage_waits_for_enough_pictures_and_then_tells() -> None:
-    damage = Damage(limit=0.5, after=4)
+    damage = Damage(limit=0.05, after=4)
     for number in range(3):
         damage.seen()
         damage.broken("web", f"{number}", "is gone.")

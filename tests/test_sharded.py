@@ -1,16 +1,23 @@
-"""Checkpoints of a spread model, by one process: damage, another model, a full disk. More in test_distributed.py."""
+"""A spread model, by one process: checkpoints, damage, another model, a full disk. More in test_distributed.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from test_feeds import files, sources
+from tiny_runs import config
 from torch import Tensor
 
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.training import sharded
+from fwd2bot.training.compressor import CompressorStage
+from fwd2bot.training.distributed import full
+from fwd2bot.training.loop import Job, build_stage
 from fwd2bot.training.sharded import LAST, PREVIOUS, load_shards, save_shards
+
+__all__ = ["files"]
 
 
 def tensors(value: float) -> dict[str, Tensor]:
@@ -69,6 +76,51 @@ def test_one_of_another_model_is_refused(folder: Path) -> None:
     for other in ({"weight": torch.zeros(2, 3)}, {**tensors(0.0), "weight": torch.zeros(3, 3)}):
         with pytest.raises(Fwd2BotError, match="is of another model; remove it or take another `out`"):
             load_shards(folder, other)
+
+
+def test_state_that_the_checkpoint_lacks_is_taken_out(folder: Path) -> None:
+    found = {**tensors(0.0), "optimizer.0.0.step": torch.zeros(())}
+    assert load_shards(folder, found) == (2, 20.0)
+    assert found.keys() == tensors(0.0).keys()
+    with pytest.raises(Fwd2BotError, match="is of another model"):
+        load_shards(folder, {**tensors(0.0), "model.weight": torch.zeros(())})
+
+
+@pytest.fixture
+def job(files: Path, tmp_path: Path, tiny_base: Path) -> Callable[[], Job]:
+    """Makes a spread run on files, again and again the same."""
+    (tmp_path / "out").mkdir()
+    data = {"sources": sources(files), "length": 96}
+    settings = config("fwd2bot", tmp_path / "out", tiny_base, sharded=True, data=data)
+    return lambda: Job(build_stage(settings), settings)
+
+
+def test_a_weight_may_have_its_first_gradient_after_a_stop(job: Callable[[], Job]) -> None:
+    whole, stopped = job(), job()
+    batches = [whole.stage.batch(step) for step in range(20)]
+    pairs = next(batch for batch in batches if batch.answers is None)  # they have no pass 2
+    talk = next(batch for batch in batches if batch.answers is not None and batch.pixels is not None)
+    for one in (whole, stopped):
+        one.step(pairs, 3)
+    stopped.save(4, 1.0)
+    resumed = job()
+    assert resumed.resume() == (4, 1.0)
+    for one in (whole, resumed):
+        one.step(talk, 4)
+    for name, parameter in whole.named.items():
+        torch.testing.assert_close(full(resumed.named[name]), full(parameter), rtol=0, atol=0)
+
+
+def test_the_result_is_whole_and_opens_no_data_again(job: Callable[[], Job]) -> None:
+    trained = job()
+    trained.step(trained.stage.batch(0), 0)
+    result = trained.result()
+    assert isinstance(trained.stage, CompressorStage)
+    assert isinstance(result, CompressorStage)
+    assert result.feed is trained.stage.feed
+    weights = dict(result.module.named_parameters())
+    for name, parameter in trained.named.items():
+        torch.testing.assert_close(weights[name], full(parameter), rtol=0, atol=0)
 
 
 def test_what_cannot_be_written_is_told_and_the_old_one_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

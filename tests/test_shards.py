@@ -237,9 +237,9 @@ def test_what_has_no_partner_is_left_out_and_counted(tmp_path: Path, members: li
 def test_too_many_without_partner_are_an_input_error(tmp_path: Path) -> None:
     members = [member for number in range(20) for member in sample(number)[: 1 if number % 4 == 0 else 3]]
     path = shard(tmp_path / "0.tar", *members)
-    assert len(Shards(path, damage=Damage(limit=0.25, after=20))) == 15
+    assert len(Shards(path, damage=Damage(limit=0.06, after=20))) == 15
     with pytest.raises(InputError, match=r"^5 of 20 pictures cannot be used \(25 %; .* shards 0/000000000: has no cap"):
-        Shards(path, damage=Damage(limit=0.2, after=20))
+        Shards(path, damage=Damage(limit=0.04, after=20))
 
 
 def test_shard_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:

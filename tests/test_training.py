@@ -1,12 +1,12 @@
 """The loop: resumed runs are the runs that were never stopped, what trains is what was asked for, failures are told."""
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ def step(self, batch, number):
     return step_of(self, batch, number)
 loop.Job.step = step
 loop.run(sys.argv[1])
+"""
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -102,11 +109,15 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(
     assert len(outcome(stopped)[1]) == 8  # six steps, two evaluations, none of them twice
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_killed_process_goes_on_to_the_very_same_weights(tmp_path: Path, tiny_base: Path) -> None:
-    path = written(tmp_path, settings("fwd2bot", tmp_path / "killed", tiny_base))
+    """At once, while its workers, which nobody killed, have not yet noticed."""
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "killed", tiny_base, workers=2))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", KILL, str(path)], env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILL, str(path)]
+    with (tmp_path / "words").open("w") as words:  # a pipe would have no end before the workers'
+        killed = subprocess.run(command, env=environment, stdout=words, stderr=words)
+    assert killed.returncode == -signal.SIGKILL, (tmp_path / "words").read_text()
     assert (tmp_path / "killed/checkpoint/last.safetensors").exists()
     run(path)
     (tmp_path / "second").mkdir()
@@ -140,12 +151,16 @@ def test_a_run_killed_while_it_saves_the_model_saves_it_again(
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, tiny_base: Path) -> None:
-    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base))
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, steps=1))
     (tmp_path / "out").mkdir()
-    with (tmp_path / "out/train.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out/train.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
         with pytest.raises(Fwd2BotError, match="Another process is training into"):
             run(path)
+        other.communicate()
+    run(path)
 
 
 @pytest.mark.parametrize("change", [{"rank": 3}, {"compressor": "average_pool", "token_counts": []}])
@@ -418,6 +433,9 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
     assert [p is named["layer.weight"] for p in muon.param_groups[0]["params"]] == [True]
     assert len(adamw.param_groups[0]["params"]) == 2
     assert (muon.param_groups[0]["full_lr"], adamw.param_groups[0]["full_lr"]) == (0.01, 0.002)
+    assert adamw.param_groups[0]["betas"] == (0.9, 0.98)
+    (alone,) = build_optimizers(replace(planned, optimizer="adamw", beta2=0.999), named)
+    assert alone.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 def test_an_answer_is_right_when_every_token_is() -> None:

@@ -15,8 +15,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from fwd2bot.compressors.base import Compressor
 from fwd2bot.compressors.catalogue import make_compressor
@@ -66,7 +66,8 @@ def tiny_llava(dtype: torch.dtype = torch.float32, seed: int = 0, *, layers: int
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, image_seq_length=(image // 4) ** 2)
     config.dtype = dtype
     network = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
+    square = {"height": image, "width": image}
+    processor = LlavaImageProcessorPil(size={"shortest_edge": image}, crop_size=square, do_pad=True)
     return Llava(network, tokenizer, processor).requires_grad_(False).eval()
 
 

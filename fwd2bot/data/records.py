@@ -5,6 +5,7 @@ so a run that is resumed, a worker process and a second epoch read the same.
 """
 
 import json
+import math
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -115,8 +116,9 @@ class Damage:
     """Counts pictures that are missing or broken, lists them, and tolerates a share of them.
 
     A training run over a million files goes on without some; without many it would be another run. Raises InputError
-    as soon as more than `limit` of the pictures, of `after` at least, could not be read. With a path, each of them is
-    appended to that file as {"source", "key", "reason"}, once however often it is met.
+    as soon as, of `after` pictures at least, so many could not be read that more than `limit` of all must be broken:
+    each process of a run counts what it happened to read itself, and chance is allowed for (four standard deviations).
+    With a path, each is appended to that file as {"source", "key", "reason"}, once however often it is met.
     """
 
     NAMED = 3  # in the error
@@ -177,7 +179,8 @@ class Damage:
             ) from None
 
     def _check(self) -> None:
-        if self.total < max(self.after, 1) or self.failed <= self.limit * self.total:
+        expected = self.limit * self.total
+        if self.total < max(self.after, 1) or self.failed <= expected + 4 * math.sqrt(expected):
             return
         rows = list(self._listed.items())[: self.NAMED]
         first = "; ".join(f"{source} {key}: {reason.rstrip('.')}" for (source, key), reason in rows)

@@ -6,9 +6,8 @@ between the mean tokens of pictures and captions (Eq. 4).
 
 import os
 import random
-import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.metrics import recall_at
+from fwd2bot.hub import ID, name_of
 from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss, one_way_loss
 from fwd2bot.training import distributed
@@ -50,12 +50,12 @@ SAMPLES = 8
 class CompressorStage(Stage):
     """A compressor on a base; which parts of the base are trained with it is `train_parts`."""
 
-    def __init__(self, config: TrainConfig, llava: Llava | None = None) -> None:
-        """llava: the base, where it is not to be read from `init`."""
+    def __init__(self, config: TrainConfig, llava: Llava | None = None, feed: Feed | None = None) -> None:
+        """llava: the base, where it is not to be read from `init`. feed: where the data is open already."""
         super().__init__(config)
         settings = CompressorConfig.from_dict(config.compressor)
         if llava is None:
-            llava = assemble_llava(config.init) if "tower" in config.init else load_base(config.init)
+            llava = assemble_llava(config.init) if "tower" in config.init else Llava.from_folder(self.base)
         self.compressor: Compressor = make_compressor(llava, settings)
         self.compressor.trainable(config.train_parts)
         self.compressor.train()
@@ -72,8 +72,13 @@ class CompressorStage(Stage):
         if config.losses.get("autoregressive") and not self.compressor.answers:
             raise InputError(f"{settings.compressor} only embeds; leave autoregressive out of losses.")
         self.template = template_named(settings.template)
-        self.feed = self._feed(llava)
+        self.feed = self._feed(llava) if feed is None else feed
         self.work = _work(config)
+
+    @cached_property
+    def base(self) -> Path:
+        """Where the LLaVA of `init.base` is: looked for once, so what is trained on is what the result names."""
+        return find_base(self.config.init["base"])
 
     def _feed(self, llava: Llava) -> Feed:
         if self.compressor.text_alone:
@@ -81,6 +86,10 @@ class CompressorStage(Stage):
         if self.config.data["sources"]:
             return FileFeed(self.config, llava, self.template, contrastive=bool(self.disc))
         return WorldFeed(self.config, llava, self.template)
+
+    def anew(self) -> "CompressorStage":
+        torch.manual_seed(self.config.seed)  # of weights that are new, but not trained
+        return CompressorStage(self.config, feed=self.feed)
 
     @property
     def module(self) -> nn.Module:
@@ -198,13 +207,16 @@ class CompressorStage(Stage):
         held_out = next((batch for batch in self.feed.validation() if batch.answers is not None), None)
         if held_out is None or held_out.answers is None:
             return []
-        pixels, answers, rows = held_out.pixels, held_out.answers, slice(0, SAMPLES)
+        pixels, answers = held_out.pixels, held_out.answers
+        rows = (answers.labels != IGNORED).any(dim=1).nonzero()[:SAMPLES, 0].tolist()  # some were cut before an answer
+        if not rows:
+            return []
         tokenizer = self.compressor.llava.tokenizer
         ids, labels = answers.ids[rows].tolist(), answers.labels[rows].tolist()
         turns = [_first_turn(*row) for row in zip(ids, labels, strict=True)]
         prompts = [Encoded(asked, [IGNORED] * len(asked), answers.image_position) for asked, _ in turns]
         with self.autocast():
-            first = held_out.questions[rows]
+            first = [held_out.questions[row] for row in rows]
             tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device), first)
             batch = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
             given = self.compressor.generate(tokens, batch, max_new_tokens=48)
@@ -263,9 +275,8 @@ class CompressorStage(Stage):
         save_model(folder, self.compressor, base=None if self.config.writes_base else self._base_name(folder))
 
     def _base_name(self, folder: Path) -> str:
-        """How the model folder names a base that it does not hold: relative to itself, or as a hub id."""
-        given = self.config.init["base"]
-        return os.path.relpath(base_folder(Path(given)), folder) if Path(given).is_dir() else given
+        """How the model folder names a base that it does not hold: relative to itself, or a hub id with its commit."""
+        return name_of(self.base) or os.path.relpath(self.base, folder)
 
 
 def _recall(pairs: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> dict[str, float]:
@@ -294,12 +305,11 @@ def _work(config: TrainConfig) -> Work | None:
         return None
 
 
-def load_base(init: dict[str, str]) -> Llava:
-    """The LLaVA of a model folder or of the hub, without that model's adapters, in float32 for training."""
-    given = init["base"]
-    if not Path(given).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", given):
+def find_base(given: str) -> Path:
+    """The folder of the LLaVA of a model folder or of one of the hub. Raises InputError for what is neither."""
+    if not Path(given).is_dir() and not ID.fullmatch(given):
         raise InputError(f"init.base is {given}, which is no folder; train that stage first.")
-    return Llava.from_folder(base_folder(Path(given) if Path(given).is_dir() else find_on_hub(given)))
+    return base_folder(Path(given) if Path(given).is_dir() else find_on_hub(given))
 
 
 def assemble_llava(init: dict[str, str]) -> Llava:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fwd2bot.compressors.base import AnswerBatch
 from fwd2bot.data.conversations import IGNORED, ChatTemplate, encode_conversation
 from fwd2bot.data.llava_json import LlavaJson
-from fwd2bot.data.records import Damage, Kind, Record, Source, Subset
+from fwd2bot.data.records import Damage, Kind, Record, Source, Subset, of_kind
 from fwd2bot.data.shards import Shards
 from fwd2bot.data.world.samples import draw_sample
 from fwd2bot.errors import InputError
@@ -21,6 +21,8 @@ from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
 from fwd2bot.training.sampler import PAIR, Sampler
 from fwd2bot.training.stage import pad_to, scene_pixels, step_indices, turn_numbers, validation_indices
+
+Row = tuple[Record, Image.Image | None]
 
 
 class Batch(NamedTuple):
@@ -49,7 +51,7 @@ class Feed(ABC):
 
     @abstractmethod
     def validation(self) -> Iterator[Batch]:
-        """What training never sees, in whole batches."""
+        """What training never sees, the same in every process."""
 
 
 class WorldFeed(Feed):
@@ -86,14 +88,16 @@ class FileFeed(Feed):
     """Records of files, as the sampler deals them: conversations, pairs of image and caption, or both at once.
 
     A picture that cannot be read is listed in `broken.jsonl` beside the checkpoints, and another record takes its
-    place; too many of them end the run. Some records of each source are kept for figures.
+    place; too many of them end the run. Some records of each source are kept for figures, which every process takes on
+    all of them but those with a broken picture, kind by kind, with no more in a batch than it trains on.
 
     Raises InputError where a source cannot be read, or nothing is left to learn from.
     """
 
     def __init__(self, config: TrainConfig, llava: Llava, template: ChatTemplate, *, contrastive: bool) -> None:
         self.config, self.llava, self.template = config, llava, template
-        opened = [open_source(entry, config.seed) for entry in config.data["sources"]]
+        self.contrastive = contrastive
+        opened = [open_source(entry, config) for entry in config.data["sources"]]
         parts = [_held_out(source, config.validation) for source, _ in opened]
         self.sampler = Sampler(
             [(train, weight) for (train, _), (_, weight) in zip(parts, opened, strict=True)],
@@ -104,35 +108,45 @@ class FileFeed(Feed):
             contrastive=contrastive,
         )
         self.held_out = [held for _, held in parts]
-        self.damage = Damage(float(config.data["broken"]), path=config.out / "broken.jsonl")
+        listed = config.out / "broken.jsonl"
+        self.damage = Damage(float(config.data["broken"]), path=listed)
+        self.held_damage = Damage(1.0, path=listed)  # the same pictures again and again: listed, not judged
 
     def batch(self, step: int) -> Batch:
         kind, records = self.sampler.at(step)
         return self._batch(kind, [self._readable(source, index) for source, index in distributed.part(records)])
 
     def validation(self) -> Iterator[Batch]:
-        size = self.config.batch_size
+        size = self.config.batch_size // distributed.count()
         for held in self.held_out:
-            for kind in sorted(set(held.kinds().tolist())):
-                chosen = np.flatnonzero(held.kinds() == kind)
-                for first in range(0, len(chosen) - size + 1, size):
-                    rows = [self._readable(held, int(index)) for index in chosen[first : first + size]]
-                    yield self._batch(Kind(kind), rows)
+            for kind in map(Kind, sorted(set(held.kinds().tolist()))):
+                if kind == PAIR and not self.contrastive:
+                    continue
+                chosen = of_kind(held, kind)
+                for first in range(0, len(chosen), size):
+                    found = [self._row(held, int(index), self.held_damage) for index in chosen[first : first + size]]
+                    if rows := [row for row in found if row is not None]:
+                        yield self._batch(kind, rows)
 
-    def _readable(self, source: Source, index: int) -> tuple[Record, Image.Image | None]:
+    def _readable(self, source: Source, index: int) -> Row:
         """The record with its picture, or the next of the source that has one."""
         for place in range(index, index + len(source)):
-            record = source[place % len(source)]
-            if record.image is None:
-                return record, None
-            picture = self.damage.picture(source, record)
-            if picture is not None:
-                return record, picture
+            row = self._row(source, place % len(source), self.damage)
+            if row is not None:
+                return row
         raise InputError(f"No picture of {source.name} can be read: look at {self.damage.path}.")
 
-    def _batch(self, kind: Kind, rows: list[tuple[Record, Image.Image | None]]) -> Batch:
+    def _row(self, source: Source, index: int, damage: Damage) -> Row | None:
+        """The record with its picture; None where it should have one that cannot be read."""
+        record = source[index]
+        if record.image is None:
+            return record, None
+        picture = damage.picture(source, record)
+        return None if picture is None else (record, picture)
+
+    def _batch(self, kind: Kind, rows: list[Row]) -> Batch:
         pictures = [picture for _, picture in rows if picture is not None]
-        pixels = self.llava.pixels(pictures).cpu() if pictures else None
+        pixels = self.llava.prepared(pictures) if pictures else None
         captions = [record.caption or "" for record, _ in rows] if Kind.CAPTION in kind else []
         if kind == PAIR:
             return Batch(pixels, None, captions, [], [])
@@ -147,16 +161,17 @@ class FileFeed(Feed):
         return Batch(pixels, answers, captions, kinds, [record.turns[0][0] for record, _ in rows])
 
 
-def open_source(entry: dict[str, Any], seed: int) -> tuple[Source, float]:
-    """A source of `data.sources` with its weight. Raises InputError where it cannot be read."""
+def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, float]:
+    """A source of `data.sources` with its weight. Where the records of tar files lie is kept in `out`, for when the
+    run goes on. Raises InputError where it cannot be read."""
     if entry["kind"] == "triplets":
         raise InputError("data.sources: triplets are for methods that learn from text alone (e5v); take other sources.")
-    if entry["kind"] == "captions":
-        pairs = entry["images"]
-        source: Source = Shards(entry["path"]) if pairs is None else LlavaJson(entry["path"], pairs, pairs=True)
+    pairs = entry["kind"] == "captions"
+    if pairs and entry["images"] is None:
+        source: Source = Shards(entry["path"], cache=config.out / "shards")
     else:
-        source = LlavaJson(entry["path"], entry["images"], seed=seed)
-        if entry["captions"] is not None:
+        source = LlavaJson(entry["path"], entry["images"], pairs=pairs, seed=config.seed)
+        if not pairs and entry["captions"] is not None:
             source.attach_captions(entry["captions"])
     return source, float(entry["weight"])
 

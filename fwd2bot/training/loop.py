@@ -180,10 +180,14 @@ class Job:
         """The stage, trained and whole; every process calls it."""
         if not self.config.sharded:
             return self.stage
-        trained = {name: distributed.full(p.detach()).cpu() for name, p in self.named.items()}
+        trained: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            full = distributed.full(parameter.detach())
+            if distributed.leads():
+                trained[name] = full.cpu()
         if not distributed.leads():
             return self.stage
-        whole = build_stage(self.config)
+        whole = self.stage.anew()
         with torch.no_grad():
             for name, parameter in whole.module.named_parameters():
                 if name in trained:
@@ -199,11 +203,10 @@ class Job:
         from fwd2bot.training.sharded import load_shards
 
         begin_state(self.optimizers)
+        tensors = self._tensors()
         with torch.no_grad():
-            found = load_shards(self._folder, self._tensors())
-        if found is None:
-            for optimizer in self.optimizers:
-                optimizer.state.clear()
+            found = load_shards(self._folder, tensors)
+        load_optimizer_tensors(self.optimizers, tensors if found else {})  # without the state that is not there yet
         return found or (0, 0.0)
 
     def _resume(self) -> tuple[int, float]:
@@ -277,13 +280,17 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Raises Fwd2BotError where another run trains into the folder; the system frees the lock of a dead one."""
+    """Raises Fwd2BotError where another run trains into the folder; the system frees the lock of a dead one.
+
+    The lock is the process's own (POSIX): workers that outlive a killed run do not hold it. It would be given up with
+    any handle of the file, so nothing else opens that.
+    """
     if not distributed.leads():
         yield
         return
     with (folder / "train.lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise Fwd2BotError(
                 f"Another process is training into {folder}; wait for it or choose another `out`."

@@ -39,7 +39,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that `--plan` tells. most_rows: the most rows a GPU that fit, 0 where not even one does."""
+    """All that `--plan` tells. most_rows: the most rows a GPU that fit, 0 where not even one does. host: the bytes
+    outside the GPU that each process needs as it starts."""
 
     config: TrainConfig
     base: Base
@@ -49,6 +50,7 @@ class Plan:
     trained: dict[str, int]
     memory: Memory
     most_rows: int
+    host: int
     steps: tuple[Step, ...]
     disk: dict[str, int]
     assumptions: tuple[str, ...]
@@ -90,7 +92,7 @@ class Plan:
             "gpu": asdict(self.gpu),
             "gpus": self.gpus,
             "mfu": self.mfu,
-            "memory": {**memory, "fits": self.fits, "most_rows": self.most_rows},
+            "memory": {**memory, "fits": self.fits, "most_rows": self.most_rows, "host": self.host},
             "steps": [{**asdict(step), "total_flops": step.total} for step in self.steps],
             "run": {
                 "steps": self.config.steps,
@@ -130,6 +132,7 @@ def make_plan(
         trained=work.trained(),
         memory=memory(rows),
         most_rows=_most(lambda count: memory(count).total <= GPUS[gpu].memory),
+        host=work.host_bytes(),
         steps=tuple(_step(work, load, GPUS[gpu], gpus, mfu, average) for load in loads),
         disk=work.disk(),
         assumptions=tuple(_assumptions(work, loads, average, gpus)),

@@ -55,6 +55,9 @@ def _memory(plan: Plan) -> Iterator[str]:
     on = plan.config.gradient_checkpointing
     other = _bytes(memory.activations["without" if on else "with"])
     yield from _said(f"{'without' if on else 'with'} gradient checkpointing the activations would be {other}")
+    yield _row("host memory a process, while it reads the base", _bytes(plan.host))
+    if plan.gpus > 1:
+        yield _row(f"  {plan.gpus} of them on one machine", _bytes(plan.gpus * plan.host))
 
 
 def _flops(plan: Plan) -> Iterator[str]:

@@ -55,7 +55,8 @@ def save_shards(folder: Path, step: int, seconds: float, tensors: dict[str, Tens
 def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] | None:
     """Fill the tensors in place from the newest whole checkpoint; gives its step and seconds. None: there is none.
 
-    Every process calls it. Raises Fwd2BotError where all are damaged, or they are another model's.
+    Every process calls it. Taken out of `tensors` is the optimizer's state that the checkpoint lacks, of weights that
+    had no gradient yet. Raises Fwd2BotError where all are damaged, or they are another model's.
     """
     path = newest_whole(folder, (folder / LAST, folder / PREVIOUS), _whole)
     if path is None:
@@ -63,6 +64,8 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] |
     reader = HuggingFaceStorageReader(str(path))
     kept = reader.read_metadata().state_dict_metadata
     shapes = {name: getattr(one, "size", None) for name, one in kept.items()}
+    for name in [name for name in tensors if name.startswith("optimizer.") and name not in shapes]:
+        del tensors[name]
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
     load(tensors, storage_reader=reader)

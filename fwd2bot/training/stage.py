@@ -39,6 +39,10 @@ class Stage(ABC):
         """The parts of the model that several processes, where it is spread over them, gather one at a time."""
         return []
 
+    def anew(self) -> "Stage":
+        """Another one, as this was before training; a stage that can be spread over processes has it."""
+        raise NotImplementedError("only a compressor is spread")
+
     @property
     @abstractmethod
     def module(self) -> nn.Module:

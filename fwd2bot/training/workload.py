@@ -289,6 +289,10 @@ class Work:
         """Of the base in memory."""
         return FLOAT * sum(self.base.parameters.values()) - HALF * self.base.matrices * self.config.halves_base
 
+    def host_bytes(self) -> int:
+        """Of a process's own memory, outside the GPU, while it reads the base: all of it in float32."""
+        return FLOAT * sum(self.base.parameters.values())
+
     def weight_bytes(self, load: Load) -> int:
         """Bytes of weights that one GPU reads and writes in a step, whatever the batch.
 
