@@ -357,6 +357,7 @@ def test_base_may_be_a_bundled_name_a_model_folder_or_parts(tiny_base: Path, tmp
     assert read_base(parts).parameters == read_base({"base": str(tiny_base)}).parameters
     (tmp_path / "config.json").write_text(json.dumps({"fwd2bot": 1, "base": "llava-hf/llava-1.5-13b-hf"}))
     assert read_base({"base": str(tmp_path)}) == BASES["llava-hf/llava-1.5-13b-hf"]
+    assert read_base({"base": f"llava-hf/llava-1.5-13b-hf@{40 * 'a'}"}) == BASES["llava-hf/llava-1.5-13b-hf"]
     vicuna = read_base({"tower": "openai/clip-vit-large-patch14-336", "language": "lmsys/vicuna-7b-v1.5"})
     assert sum(vicuna.parameters.values()) == 7_063_427_072 - 2 * 64 * 4096
 

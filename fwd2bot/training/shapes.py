@@ -199,8 +199,8 @@ def _named_base(name: str) -> Base:
     for folder in (Path(name), BUNDLED / name):
         if (folder / "config.json").exists():
             return _folder(name, folder)
-    if name in BASES:
-        return BASES[name]
+    if (known := name.partition("@")[0]) in BASES:  # whatever its version
+        return BASES[known]
     raise InputError(
         f"init.base is {name}, which is neither a folder here nor one of {', '.join(BASES)}; "
         "download it, and give its folder."
