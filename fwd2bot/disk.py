@@ -14,6 +14,17 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def gone(path: str) -> bool | None:
+    """Whether a file is no longer there; None where it may not be looked at, and so may be there."""
+    try:
+        os.stat(path)  # noqa: PTH116 (any text)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return None
+    return False
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -96,6 +96,26 @@ class FakeModel:
         return tokens[:, : num_tokens or 4]
 
 
+class Overflowing(FakeModel):
+    """Gives no numbers for pictures that are red."""
+
+    where = "tokens"
+
+    def compress(self, images: Sequence[Image.Image], num_tokens: int | None = None) -> Any:
+        tokens = super().compress(images, num_tokens)
+        if self.where == "tokens":
+            tokens[self._red(tokens), 1, 2] = torch.inf
+        return tokens
+
+    def embed(self, inputs: Any, num_tokens: int | None = None) -> Any:
+        vectors = super().embed(inputs, num_tokens)
+        vectors[self._red(inputs), 3] = torch.nan
+        return vectors
+
+    def _red(self, tokens: Any) -> Any:
+        return (tokens[:, 0, :3] == torch.tensor([1.0, -1.0, -1.0])).all(dim=-1)
+
+
 class FakeRunning:
     """A word a step."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_model import FakeModel, picture
+from fake_model import FakeModel, Overflowing, picture
 
 from fwd2bot import ingest
 from fwd2bot.bulk import (
@@ -94,6 +94,14 @@ def test_steps_stopped_keep_what_has_come(photos: Path, tmp_path: Path, monkeypa
     kept = Store.open(tmp_path / "s").names()
     assert kept == [row["name"] for row in made[0].to_pylist() if row["tokens"] is not None]
     assert kept
+
+
+def test_steps_go_on_after_a_picture_without_finite_numbers(photos: Path, tmp_path: Path) -> None:
+    report, _ = steps(Overflowing(), photos, tmp_path / "s")
+    said = [name for name, reason in report.failed if "no finite numbers" in reason]
+    assert said == ["more/again.png", "red.png"]
+    assert (report.added, report.named, report.total) == (3, 0, 7)
+    assert Store.open(tmp_path / "s").names() == ["more/blue.png", "more/both.png", "white.png"]
 
 
 def test_rows_are_committed_as_they_come(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

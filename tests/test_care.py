@@ -12,7 +12,7 @@ import store_rows
 from store_rows import TOKENS, assert_holds, make_row, name_only, new_store
 
 from fwd2bot.errors import StoreError
-from fwd2bot.store import Store
+from fwd2bot.store import Store, care
 from fwd2bot.store.care import repair, verify
 
 WIDE = 1024
@@ -26,9 +26,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store = new_store(tmp_path_factory.mktemp("stores") / "s")
         for part in (range(40), range(40, 60)):
             store.add([make_row(f"{i}") for i in part])
-        store.add([make_row("3", "new"), name_only("again", "7")])
-        store.tidy()
+        store.add([name_only("again", "7")])
         store.remove(["5"])
+        store.tidy()
+        store.add([make_row("3", "new")])  # the row that was called so is empty now
     return store.path
 
 
@@ -87,6 +88,20 @@ def test_a_whole_store_is_whole_and_repair_leaves_it_alone(path):
     before = sorted(file.name for file in path.rglob("*"))
     assert repair(path).aside is None
     assert sorted(file.name for file in path.rglob("*")) == before
+
+
+def test_rows_are_looked_at_some_at_a_time(path, monkeypatch):
+    take, asked = lance.LanceDataset.take, []
+
+    def see(self, places, **options):
+        asked.append(len(places))
+        return take(self, places, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, "take", see)
+    monkeypatch.setattr(care, "BLOCK", 16)
+    assert verify(path).rows == 59  # the empty row is not counted
+    assert max(asked) == 16
+    assert sum(asked) == 60  # and each once
 
 
 @pytest.mark.parametrize("part", ["data", "_versions", "_deletions", "care"])
@@ -253,6 +268,36 @@ def test_a_repair_that_was_killed_is_begun_anew(path):
     assert report.aside == str(path) + ".damaged-2"
     assert not path.with_name("s.repairing").exists()
     assert_holds_all(path, NAMES)
+
+
+def test_guards_are_on_the_disk_before_the_manifest_counts(tmp_path, monkeypatch):
+    """In order: data, its guard, then the manifest, whose guard comes last; none gets its name before its bytes lie."""
+    store = new_store(tmp_path / "s")
+    store.add([make_row("1"), make_row("2")])
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        events.append(Path(f"/proc/self/fd/{handle}").readlink().relative_to(store.path).as_posix())
+        fsync(handle)
+
+    def named(old, new):
+        events.append(f"{Path(old).name} -> {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named)
+    store.add([name_only("again", "1")])
+    files = [event for event in events if "/" in event and not event.startswith("care/")]
+    assert {file.split("/")[0] for file in files} == {"data", "_deletions", "_versions"}
+    (manifest,) = (at for at, event in enumerate(events) if event.startswith("_versions/"))
+    for file in files:
+        guard = f"{Path(file).name}.guard"
+        half = str(Path(guard).with_suffix(".half"))
+        begun, renamed = events.index(f"care/{half}"), events.index(f"{half} -> {guard}")
+        assert events.index(file) < events.index(file.split("/")[0]) < begun < renamed
+        assert "care" in events[renamed : manifest if renamed < manifest else None]
+        assert (renamed < manifest) == (not file.startswith("_versions/"))
 
 
 def test_a_store_that_is_being_written_is_not_verified(path):

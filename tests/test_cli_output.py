@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cli_run import Run
 from fake_model import picture
 
 from fwd2bot.cli import demo
-from fwd2bot.cli.output import ProgressLine, print_json
+from fwd2bot.cli.output import ProgressLine, print_json, print_json_with
 from fwd2bot.cli.parser import make_parser
 from fwd2bot.store import Store
 
@@ -30,6 +31,23 @@ def test_progress_is_plain_lines_now_and_then_where_nobody_watches(
 def test_print_json_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
     print_json([])
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("items", [[], [{"name": "ä\n}]"}], [{"name": "a", "sizes": [1, 2]}, {}, "b\nc"]])
+def test_print_json_with_is_print_json_item_by_item(items: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"rows": 3, "of": {"a": None}}
+    print_json({**value, "items": items})
+    whole, parts = capsys.readouterr().out, ""
+
+    def one_by_one() -> Iterator[object]:
+        nonlocal parts
+        for number, item in enumerate(items):
+            parts += capsys.readouterr().out
+            assert parts.count("name") == min(number, 1)  # what came before is out
+            yield item
+
+    print_json_with(value, "items", one_by_one())
+    assert parts + capsys.readouterr().out == whole
 
 
 # The demo.

@@ -7,8 +7,10 @@ import shutil
 import pytest
 from fake_model import FakeModel, OtherModel, picture
 from PIL import Image
+from store_rows import make_row, new_store
 
 from fwd2bot.store import Store
+from fwd2bot.store.lance import LanceStore
 
 LONG_AGO, NEW_YEAR = 1_400_000_000, 1_704_110_400  # May 2014; noon of 2024-01-01
 
@@ -336,6 +338,31 @@ def test_info_lists_rows_with_their_urls(run, photos):
     asked = run("ask", "what?", "--store", "album.store", "--image", first["key"])
     assert asked.out == "red\n"
     assert run("info", "album.store", "--rows").out.startswith("fox.png\t")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_info_prints_rows_as_they_come(run, album, capsys, monkeypatch, options):
+    listing, out = LanceStore.listing, []
+
+    def seen(self, wanted):
+        for row in listing(self, wanted):
+            out.append(capsys.readouterr().out)
+            yield row
+
+    whole = run("info", "album.store", "--rows", *options)
+    monkeypatch.setattr(LanceStore, "listing", seen)
+    ran = run("info", "album.store", "--rows", *options)
+    assert "".join(out) + ran.out == whole.out
+    assert [sum(name in text for text in out) for name in ("fox.png", "more/flag.png", "sea.png")] == [1, 1, 0]
+
+
+def test_info_tells_of_a_file_of_a_year_that_dates_do_not_reach(run, tmp_path):
+    new_store(tmp_path / "s").add([make_row("a.png", modified=10**12), make_row("b.png", modified=NEW_YEAR)])
+    [first, second] = run("info", "s", "--rows").out.splitlines()
+    assert first.split("\t")[3].startswith("9999-12-")
+    assert second.split("\t")[3] == "2024-01-01"
+    images = json.loads(run("info", "s", "--rows", "--json").out)["images"]
+    assert images[0]["modified"].startswith("9999-12-")
 
 
 @pytest.mark.parametrize(

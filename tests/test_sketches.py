@@ -70,14 +70,19 @@ def test_vectors_are_held_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     some = np.array([3, 30])
     held = Sketches(in_blocks(rows), len(rows), 64, CODEC).codes(some)
     assert np.array_equal(held, CODEC.encode(rows[some]))
-    monkeypatch.setattr(sketches, "MEMORY", 40 * (8 + 8 + 68) - 1)
+    monkeypatch.setattr(sketches, "MEMORY_WITH_VECTORS", 40 * (8 + 8 + 68) - 1)
     assert Sketches(in_blocks(rows), len(rows), 64, CODEC).codes(some) is None
 
 
 def test_memory_of_sketches_is_bounded() -> None:
-    assert Sketches.fit(13_000_000, 256)
-    assert not Sketches.fit(14_000_000, 256)
-    assert Sketches.fit(7_000_000, 4096)  # 512 signs, whatever the width
+    assert Sketches.fit(53_000_000, 256)
+    assert not Sketches.fit(54_000_000, 256)
+    for width in (512, 4096):  # 512 signs, whatever the width
+        assert Sketches.fit(29_000_000, width)
+        assert not Sketches.fit(30_000_000, width)
+    for rows, width in ((1_789_000, 256), (128_000, 4096)):
+        assert Sketches.fit_with_vectors(rows, width, CODEC)
+        assert not Sketches.fit_with_vectors(rows + 1_000, width, CODEC)
 
 
 # In a store.

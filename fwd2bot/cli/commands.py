@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwd2bot.cli.output import ProgressLine, note, one_line, print_json, print_results, print_rows, print_table
+from fwd2bot.cli.output import (
+    ProgressLine,
+    note,
+    one_line,
+    print_json,
+    print_json_with,
+    print_results,
+    print_rows,
+    print_table,
+)
 from fwd2bot.errors import ImageError, InputError, ModelError
 from fwd2bot.store import Store
 from fwd2bot.wording import duration, plural
@@ -136,12 +145,12 @@ def run_info(options: argparse.Namespace) -> int:
         raise InputError("--path and its like choose among images: add --rows.")
     store = Store.open(options.store)
     info = store.info()
-    images = stores.listing_json(store, wanted) if options.rows else None
-    if options.json:
-        print_json({**asdict(info), **({} if images is None else {"images": images})})
+    if options.rows:
+        images = stores.listing_json(store, wanted)
+        print_json_with(asdict(info), "images", images) if options.json else stores.print_listing(images)
         return 0
-    if images is not None:
-        stores.print_listing(images)
+    if options.json:
+        print_json(asdict(info))
         return 0
     names = f", under {info.names:,} names" if info.names != info.rows else ""
     rows = max(info.rows, 1)

@@ -58,12 +58,27 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One value; a list with an item a line, so that line tools can read it, too."""
-    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     if isinstance(value, list):
-        lines = ",\n".join(json.dumps(item, ensure_ascii=ascii_only) for item in value)
+        lines = ",\n".join(json.dumps(item, ensure_ascii=_ascii_only()) for item in value)
         print(f"[\n{lines}\n]" if lines else "[]")
     else:
-        print(json.dumps(value, ensure_ascii=ascii_only, indent=2))
+        print(json.dumps(value, ensure_ascii=_ascii_only(), indent=2))
+
+
+def print_json_with(value: dict[str, Any], key: str, items: Iterable[Any]) -> None:
+    """What `print_json` prints of `{**value, key: [*items]}`, item by item, so that memory holds one of them."""
+    head = json.dumps({**value, key: []}, ensure_ascii=_ascii_only(), indent=2).removesuffix("]\n}")
+    print(head, end="")
+    before = "\n    "
+    for item in items:
+        text = json.dumps(item, ensure_ascii=_ascii_only(), indent=2).replace("\n", "\n    ")
+        print(before + text, end="")
+        before = ",\n    "
+    print("]\n}" if before == "\n    " else "\n  ]\n}")
+
+
+def _ascii_only() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:

@@ -2,20 +2,23 @@
 
 import argparse
 import datetime
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwd2bot.cli.commands import load_model
 from fwd2bot.cli.output import ProgressLine, note, print_json, print_rows
+from fwd2bot.disk import gone
 from fwd2bot.errors import ImageError, InputError, StoreError
 from fwd2bot.store import Store
 from fwd2bot.wording import duration, plural
 
 if TYPE_CHECKING:
     from fwd2bot.store.filters import Filter
+
+LAST_DAY = 253_402_128_000
+"""Nearly the last of the year 9999, in seconds since 1970: dates end there, the times of files do not."""
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -138,24 +141,23 @@ def run_delete(options: argparse.Namespace) -> int:
 
 def _missing(store: Store, wanted: "Filter", *, sure: bool) -> list[str]:
     """Images whose files are gone. Raises InputError where that looks like a disk that is away, unless it is `sure`."""
-    gone, folders, unknown = [], set(), 0
+    missing, folders, unknown = [], set(), 0
     for row in store.listing(wanted):
-        try:
-            os.stat(row.path)  # noqa: PTH116
-        except (FileNotFoundError, NotADirectoryError):
-            gone.append(row.name)
+        away = gone(row.path)
+        unknown += away is None
+        if away:
+            missing.append(row.name)
             folders.add(Path(row.path).parent)
-        except OSError:  # it may be there
-            unknown += 1
     if unknown:
         note(f"{plural(unknown, 'file')} may not be looked at: the rows stay")
-    away = next((folder for folder in sorted(folders) if not folder.is_dir()), None)
-    if gone and not sure and (away or len(gone) == len(store.names())):
-        what = f"the folder {away} is gone, too" if away else "no file of the store is there"
+    lost = next((folder for folder in sorted(folders) if not folder.is_dir()), None)
+    if missing and not sure and (lost or len(missing) == len(store.names())):
+        what = f"the folder {lost} is gone, too" if lost else "no file of the store is there"
         raise InputError(
-            f"{plural(len(gone), 'file')} cannot be found, and {what}: is a disk away? --yes deletes the rows anyway."
+            f"{plural(len(missing), 'file')} cannot be found, and {what}: is a disk away? "
+            "--yes deletes the rows anyway."
         )
-    return gone
+    return missing
 
 
 def run_duplicates(options: argparse.Namespace) -> int:
@@ -195,12 +197,12 @@ def wanted_names(options: argparse.Namespace, store: Store) -> list[str]:
     return names
 
 
-def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
+def listing_json(store: Store, wanted: "Filter") -> Iterator[dict[str, Any]]:
     """What `fwd2bot info --rows --json` tells of each image."""
     from fwd2bot.store.urls import url_of
 
-    return [
-        {
+    for row in store.listing(wanted):
+        yield {
             "image": row.name,
             "url": url_of(row.name),
             "key": row.hash,
@@ -208,10 +210,8 @@ def listing_json(store: Store, wanted: "Filter") -> list[dict[str, Any]]:
             "bytes": row.file_bytes,
             "width": row.width,
             "height": row.height,
-            "modified": datetime.datetime.fromtimestamp(row.modified).astimezone().isoformat(),
+            "modified": datetime.datetime.fromtimestamp(min(row.modified, LAST_DAY)).astimezone().isoformat(),
         }
-        for row in store.listing(wanted)
-    ]
 
 
 def print_listing(images: Iterable[dict[str, Any]]) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fwd2bot.errors import StoreError
 from fwd2bot.store import check, guards
@@ -172,15 +174,14 @@ def _verify(path: Path, damage: _Damage) -> Verified:
         used = guards.newest_manifest(Path(best.uri)) or ""
         lost = [Path(name).name for name in damage if name.startswith("_versions/") and name not in restored]
         report.older = any(name < used for name in lost)
-        hurt = _hurt(as_it_is, damage)
-        beyond = set(hurt if best is as_it_is else _hurt(best, damage))
+        hurt, report.rows = _hurt(as_it_is, damage)
+        beyond = set(hurt if best is as_it_is else _hurt(best, damage)[0])
         named = _names(best, hurt, damage)
         report.unnamed = sum(1 for names in named.values() if names is None)
         report.images = sorted(
             (HurtImage(image=name, restorable=at not in beyond) for at, names in named.items() for name in names or []),
             key=lambda one: one.image,
         )
-        report.rows = _count_named(best, damage) - sum(1 for names in named.values() if names != [])
     return report
 
 
@@ -248,18 +249,23 @@ def _newest(view: Path) -> Any:
 # Rows.
 
 
-def _hurt(dataset: Any, damage: _Damage) -> list[int]:
-    """Positions of rows that are not as they were written."""
+def _hurt(dataset: Any, damage: _Damage) -> tuple[list[int], int]:
+    """Positions of rows that are not as they were written; and how many of the others have a name."""
     hurt: list[int] = []
+    named = 0
     for fragment, positions in _fragments(dataset):
         if not _can_be_opened(dataset, [file.path for file in fragment.data_files()], damage):
             hurt += positions
             continue
         for start in range(0, len(positions), BLOCK):
             for piece, table in _pieces(dataset, positions[start : start + BLOCK], check.columns_of(check.PARTS)):
-                whole = [False] * len(piece) if table is None else check.sound(table, check.PARTS).tolist()
-                hurt += [at for at, fine in zip(piece, whole, strict=True) if not fine]
-    return hurt
+                if table is None:
+                    hurt += piece
+                    continue
+                whole = check.sound(table, check.PARTS)
+                hurt += [piece[at] for at in np.flatnonzero(~whole)]
+                named += int((whole & (np.asarray(pc.list_value_length(table["names"])) > 0)).sum())
+    return hurt, named
 
 
 def _fragments(dataset: Any) -> Iterator[tuple[Any, range]]:
@@ -285,11 +291,6 @@ def _names(dataset: Any, positions: Iterable[int], damage: _Damage) -> dict[int,
             names = [None] if table is None else table["names"].to_pylist()
             named.update({at: row if fine else None for at, row, fine in zip(piece, names, known, strict=True)})
     return named
-
-
-def _count_named(dataset: Any, damage: _Damage) -> int:
-    every = _names(dataset, range(dataset.count_rows()), damage)
-    return sum(1 for names in every.values() if names != [])
 
 
 def _can_be_opened(dataset: Any, files: Iterable[str], damage: _Damage) -> bool:
@@ -325,7 +326,7 @@ def _pieces(dataset: Any, positions: Sequence[int], columns: list[str]) -> Itera
 def _drop_hurt_rows(new: Path, damage: _Damage) -> None:
     """Rewrites the fragments that have such rows with all their others."""
     dataset = _newest(new)
-    hurt = set(_hurt(dataset, damage))
+    hurt = set(_hurt(dataset, damage)[0])
     away, kept = [], []
     for fragment, positions in _fragments(dataset):
         if hurt.isdisjoint(positions):

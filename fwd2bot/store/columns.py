@@ -24,11 +24,6 @@ def fixed(column: Any) -> NDArray[np.uint8]:
     return content[array.offset * size : (array.offset + len(array)) * size].reshape(-1, size)
 
 
-def offsets(lists: Any) -> NDArray[np.int64]:
-    """Where each list of a column in one piece begins, and the last ends; [0] of an empty column."""
-    return np.concatenate([chunk.offsets.to_numpy() for chunk in lists.chunks] or [np.zeros(1)]).astype(np.int64)
-
-
 def text_sums(lists: Any) -> NDArray[np.uint32]:
     """(n,) of an array of lists of texts: the CRC-32 of each list, a zero byte between two texts.
 

@@ -5,7 +5,7 @@ are kept twice. Lists of files of older versions and notes on transactions are n
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fwd2bot.disk import to_disk
@@ -18,21 +18,29 @@ ENDING = ".guard"
 
 
 def protect(root: Path) -> None:
-    """Every file that is read has its guard afterwards, and lies on the disk itself. Raises OSError."""
+    """Every file that is read has its guard afterwards, and both lie on the disk. Raises OSError."""
     have = set(_names(root, FOLDER))
-    files, folders = guarded_files(root), set()
-    for path in files:
-        if Path(path).name + ENDING not in have:
-            to_disk(root / path)
-            folders.add((root / path).parent)
-            data = path.startswith("data/")
-            write_guard(root, Guard.of(root, path, copy=not data, plain=plain_ranges(root / path) if data else ()))
-    for folder in folders:
-        to_disk(folder)
+    files = guarded_files(root)
+    new = [path for path in files if Path(path).name + ENDING not in have]
+    _keep(root, [path for path in new if not path.startswith("_versions/")])
+    _keep(root, [path for path in new if path.startswith("_versions/")])  # what it lists is there
     newest = files[-1] if files else ""
     for name in have:  # of older manifests, each as long as all before it
         if name.endswith(".manifest" + ENDING) and name != Path(newest).name + ENDING:
             (root / FOLDER / name).unlink(missing_ok=True)
+
+
+def _keep(root: Path, files: Sequence[str]) -> None:
+    """The files are on the disk, then their guards."""
+    for path in files:
+        to_disk(root / path)
+    for folder in {(root / path).parent for path in files}:
+        to_disk(folder)
+    for path in files:
+        data = path.startswith("data/")
+        write_guard(root, Guard.of(root, path, copy=not data, plain=plain_ranges(root / path) if data else ()))
+    if files:
+        to_disk(root / FOLDER)
 
 
 def forget(root: Path) -> None:
@@ -87,6 +95,7 @@ def write_guard(root: Path, guard: Guard) -> None:
     half = path.with_suffix(".half")
     try:
         half.write_bytes(guard.to_bytes())
+        to_disk(half)  # cut short, it would leave out a sound file
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)

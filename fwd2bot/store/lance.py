@@ -1,4 +1,4 @@
-"""The store as a Lance data set: the one module that knows Lance.
+"""The store as a Lance data set: what writes and reads its rows.
 
 One process writes at a time, behind a lock that the system releases when the process dies, however it dies. Others
 read meanwhile: a commit is a new version of the data set, and appears whole or not at all.
@@ -15,16 +15,18 @@ import lance
 import lance.fragment
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fwd2bot.errors import InputError, StoreError, check_list
 from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
-from fwd2bot.store.columns import fixed, offsets
+from fwd2bot.store.columns import fixed
 from fwd2bot.store.disk import LOCK, lock, translated
 from fwd2bot.store.filters import EVERYTHING, FIGURES, Filter
 from fwd2bot.store.names import Known, Names, path_of
 from fwd2bot.store.quantise import Bytes
-from fwd2bot.store.tables import HEADER_KEY, New, schema, table_of, under_names
+from fwd2bot.store.tables import New, schema, table_of, under_names
+from fwd2bot.store.versions import address, header_of, manifest, open_newest, to_change
 
 WHO_AND_VECTOR = ("check", "vector_check")
 _OWN_PARTS = {LOCK, "_versions", "_transactions", "_deletions", "_indices", "data", guards.FOLDER}
@@ -36,6 +38,10 @@ SMALL_FILES = 64
 """More than so many become large ones when a store is tidied; a reader of before must then open the store again."""
 COMMITS = 256
 """After so many a store tidies itself."""
+RENAMED_BYTES = 256 * 2**20
+"""Of rows that one commit writes again, under other names."""
+DELETED = 2**16
+"""Rows that one commit deletes."""
 
 
 def is_new(path: Path) -> bool:
@@ -57,8 +63,8 @@ def is_new(path: Path) -> bool:
 def open_store(path: Path) -> "LanceStore":
     """Raises StoreError where there is no store, or it cannot be read."""
     with translated(check_place(path), "read"):
-        dataset = _open(path, known=set())
-        return LanceStore(path, _header(path, dataset), dataset)
+        dataset = open_newest(path, known=set())
+        return LanceStore(path, header_of(path, dataset), dataset)
 
 
 def check_place(path: Path) -> Path:
@@ -85,7 +91,7 @@ def create_store(path: Path, header: Header) -> "LanceStore":
         with lock(path):
             if not is_new(path):
                 raise StoreError(f"{path} holds a store already: open it, or give another folder.")
-            dataset = lance.write_dataset(schema(header).empty_table(), _uri(path), mode="create")
+            dataset = lance.write_dataset(schema(header).empty_table(), address(path), mode="create")
             guards.protect(path)
     return LanceStore(path, header, dataset)
 
@@ -113,7 +119,7 @@ class LanceStore(Store):
 
     def listing(self, wanted: Filter = EVERYTHING) -> Iterator[Row]:
         with self._reading():
-            table = self._who()
+            table = self._who_table()
         found = Names(table)
         for names, paths, places in _passing(table, found, wanted):
             figures = table.select(list(FIGURES)).take(places).to_pylist()
@@ -132,16 +138,18 @@ class LanceStore(Store):
 
     def info(self) -> StoreInfo:
         with self._reading():
-            table = self._who().combine_chunks()
-            names = np.diff(offsets(table["names"]))
-            header = {name: getattr(self.header, name) for name in _OF_HEADER}
+            rows = names = image_bytes = 0
+            for batch in self._who():
+                counts = np.asarray(pc.list_value_length(batch["names"]))
+                rows, names = rows + int((counts > 0).sum()), names + int(counts.sum())
+                image_bytes += int(batch["file_bytes"].to_numpy()[counts > 0].sum())
             return StoreInfo(
                 path=str(self.path),
-                rows=int((names > 0).sum()),
-                names=int(names.sum()),
+                rows=rows,
+                names=names,
                 disk_bytes=sum(part.stat().st_size for part in self.path.rglob("*") if part.is_file()),
-                image_bytes=int(table["file_bytes"].to_numpy()[names > 0].sum()),
-                **header,
+                image_bytes=image_bytes,
+                **{name: getattr(self.header, name) for name in _OF_HEADER},
             )
 
     @contextmanager
@@ -167,14 +175,16 @@ class LanceStore(Store):
             new, renamed = self._changes(rows)
             if renamed:
                 table = pa.concat_tables([table_of(self.header, new), self._renamed(renamed)])
-                merge = self._dataset.merge_insert("hash")
+                merge = to_change(self.path).merge_insert("hash")
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
                 self._forget()
             elif new:
                 known, first = self._index(), int(self._dataset.count_rows())
-                self._dataset = lance.write_dataset(table_of(self.header, new), self._dataset, mode="append")
-                known.add(((row.hash, names) for row, names in new), first)
-                self._known = None if known.full else (self._version(), known)
+                dataset = lance.write_dataset(table_of(self.header, new), self._dataset, mode="append")
+                with self._one_reads:  # a thread that asks in between would read all names again
+                    self._dataset = dataset
+                    known.add(((row.hash, names) for row, names in new), first)
+                    self._known = None if known.full else (self._version(), known)
             guards.protect(self.path)
             self._commits += 1
             if self._commits % COMMITS == 0:
@@ -192,15 +202,34 @@ class LanceStore(Store):
                 if owner is None:
                     raise InputError(self.unknown(name))
                 left.setdefault(owner[0], self.names_of(owner[0])).pop(name)
-            merge = self._dataset.merge_insert("hash")
-            merge.when_matched_update_all().execute(self._renamed(left))
+            self._rename({key: names for key, names in left.items() if names})
+            self._delete([key for key, names in left.items() if not names])
             self._forget()
+
+    def _rename(self, renamed: dict[str, dict[str, str]]) -> None:
+        """In commits of as many rows as memory is for; they are read from the version at hand."""
+        keys, rows = list(renamed), max(1, RENAMED_BYTES // self.header.bytes_per_row)
+        for first in range(0, len(keys), rows):
+            table = self._renamed({key: renamed[key] for key in keys[first : first + rows]})
+            to_change(self.path).merge_insert("hash").when_matched_update_all().execute(table)
             guards.protect(self.path)
+
+    def _delete(self, keys: list[str]) -> None:
+        """Rows by their hashes, unread, in commits; in the order of their places, so that each touches few files."""
+        keys.sort(key=self._index().place)
+        for first in range(0, len(keys), DELETED):
+            some = keys[first : first + DELETED]
+            listed = ", ".join(f"X'{key}'" for key in some)
+            found = to_change(self.path).delete(f"hash IN ({listed})")["num_deleted_rows"]
+            guards.protect(self.path)
+            if found != len(some):
+                raise self._lacks_rows()
 
     def tidy(self, *, erase: bool = False) -> None:
         with self.writing(), translated(self.path, "written"):
+            self._refresh()
             if not self._lookup().named.all():
-                self._dataset.delete("array_length(names) = 0")
+                to_change(self.path).delete("array_length(names) = 0")
                 self._forget()
             if erase:
                 self._rewrite_without_deleted()
@@ -221,7 +250,7 @@ class LanceStore(Store):
                 groups.append(lance.LanceOperation.RewriteGroup([fragment.metadata], parts))
         if groups:
             rewrite = lance.LanceOperation.Rewrite(groups=groups, rewritten_indices=[])
-            lance.LanceDataset.commit(_uri(self.path), rewrite, read_version=self._dataset.version)
+            lance.LanceDataset.commit(address(self.path), rewrite, read_version=self._dataset.version)
             self._forget()
 
     def _compact(self) -> None:
@@ -229,7 +258,7 @@ class LanceStore(Store):
         rows = max(1, FILE_BYTES // self.header.bytes_per_row)
         small = [part for part in self._dataset.get_fragments() if part.count_rows() < rows]
         if len(small) > SMALL_FILES:
-            self._dataset.optimize.compact_files(target_rows_per_fragment=rows)
+            to_change(self.path).optimize.compact_files(target_rows_per_fragment=rows)
             self._forget()
 
     def _read(self, names: Sequence[str]) -> list[tuple[Row, bytes]]:
@@ -279,7 +308,7 @@ class LanceStore(Store):
 
     def _places_of(self, wanted: Filter) -> Places:
         with self._reading():
-            table = self._who()
+            table = self._who_table()
         found = [places for _, _, places in _passing(table, self._lookup(), wanted)]
         return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
@@ -304,28 +333,40 @@ class LanceStore(Store):
             version = self._version()
             if self._known is None or self._known[0] != version:
                 with self._reading():
-                    self._known = (version, Known(Names(self._who())))
+                    self._known = (version, Known(Names(self._who_table())))
             return self._known[1]
 
-    def _who(self) -> pa.Table:
-        """Of every row what says who it is. Raises StoreError where one is damaged."""
-        table = self._dataset.to_table(columns=check.columns_of(["check"]))
-        self._check(table, "check")
-        if table.num_rows != self._dataset.count_rows():
-            raise StoreError(f"{self.path} is damaged (rows are missing): run `fwd2bot repair {self.path}`.")
-        return table
+    def _who(self) -> Iterator[pa.RecordBatch]:
+        """Of every row what says who it is, some at a time. Raises StoreError where one is damaged."""
+        rows = 0
+        for batch in self._dataset.to_batches(columns=check.columns_of(["check"]), batch_size=2**15):
+            self._check(batch, "check")
+            rows += len(batch)
+            yield batch
+        if rows != self._dataset.count_rows():
+            raise self._lacks_rows()
+
+    def _who_table(self) -> pa.Table:
+        """The same as a table in many chunks: all texts together may be more than an array of Arrow's can hold."""
+        columns = self._dataset.schema.empty_table().select(check.columns_of(["check"]))
+        return pa.Table.from_batches(self._who(), columns.schema)
 
     def _check(self, table: pa.Table | pa.RecordBatch, part: str) -> None:
         hurt = int((~check.sound(table, [part])).sum())
         if hurt:
             raise StoreError(f"{self.path} is damaged (rows: {hurt:,}): run `fwd2bot repair {self.path}`.")
 
+    def _lacks_rows(self) -> StoreError:
+        return StoreError(f"{self.path} is damaged (rows are missing): run `fwd2bot repair {self.path}`.")
+
     def _forget(self) -> None:
+        """Go on with the newest version. Threads that read the one before are waited for: its files may go next."""
         known = {file.path for fragment in self._dataset.get_fragments() for file in fragment.data_files()}
-        self._dataset = _open(self.path, known)
-        if _header(self.path, self._dataset) != self.header:
+        dataset = open_newest(self.path, known)
+        if header_of(self.path, dataset) != self.header:
             raise StoreError(f"{self.path} was changed since it was opened: open it again.")
-        self._known = None
+        with self._one_reads:
+            self._dataset, self._known = dataset, None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -334,7 +375,7 @@ class LanceStore(Store):
                 yield
         except StoreError as error:
             newest = guards.newest_manifest(self.path)
-            if self.path.stat().st_ino == self._folder and newest == _manifest(self._dataset.version):
+            if self.path.stat().st_ino == self._folder and newest == manifest(self._dataset.version):
                 raise
             raise StoreError(f"{self.path} was changed since it was opened: open it again.") from error
 
@@ -387,36 +428,6 @@ class LanceStore(Store):
         return under_names(table, list(renamed.values()))
 
 
-def _open(path: Path, known: set[str]) -> Any:
-    """The newest version. Raises StoreError where what says which rows it has, or how to read them, is damaged.
-
-    Data files that are known were looked at before. A version that a writer makes meanwhile is opened instead.
-    """
-    for _ in range(20):
-        newest = guards.newest_manifest(path)
-        try:
-            dataset = _open_once(path, known)
-        except StoreError:
-            if guards.newest_manifest(path) == newest:
-                raise
-        else:
-            if guards.newest_manifest(path) == newest:
-                return dataset
-    return _open_once(path, known)
-
-
-def _open_once(path: Path, known: set[str]) -> Any:
-    guards.check_head(path)
-    newest = guards.newest_manifest(path)  # before it is opened: a version that comes meanwhile is newer
-    with translated(path, "read"):
-        dataset = lance.dataset(_uri(path))
-    if newest is None or _manifest(dataset.version) > newest:
-        raise StoreError(f"{path} is damaged (an old version came): run `fwd2bot repair {path}`.")
-    files = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
-    guards.check_form(path, sorted(files - known))
-    return dataset
-
-
 def _passing(table: pa.Table, names: Names, wanted: Filter) -> Iterator[tuple[list[str], list[str], Places]]:
     """Names that a filter lets through, in order, some at a time, with their paths and the places of their rows."""
     columns = {name: table[name].to_numpy() for name in FIGURES}
@@ -424,20 +435,3 @@ def _passing(table: pa.Table, names: Names, wanted: Filter) -> Iterator[tuple[li
         chosen = np.flatnonzero(wanted.passing(some, paths, {name: column[places] for name, column in columns.items()}))
         numbers = chosen.tolist()
         yield [some[at] for at in numbers], [paths[at] for at in numbers], places[chosen]
-
-
-def _manifest(version: int) -> str:
-    """The name of a version's file."""
-    return f"{2**64 - 1 - version:020}.manifest"
-
-
-def _header(path: Path, dataset: Any) -> Header:
-    text = (dataset.schema.metadata or {}).get(HEADER_KEY)
-    if text is None:
-        raise StoreError(f"{path} is a Lance data set that fwd2bot did not write: give another folder.")
-    return Header.from_json(text.decode(), path)
-
-
-def _uri(path: Path) -> str:
-    """Lance takes "a:b" for an address, unless it begins with a slash."""
-    return str(path.absolute())

@@ -15,8 +15,10 @@ from fwd2bot.store.quantise import Quantiser
 from fwd2bot.store.rotate import rotate
 
 MOST_BITS = 512
-MEMORY = 512 * 2**20
-"""Bytes that sketches may take; vectors are held, too, where they fit."""
+MEMORY = 2 * 2**30
+"""Bytes that the signs and the places of rows may take: without them a search reads all vectors."""
+MEMORY_WITH_VECTORS = 512 * 2**20
+"""Bytes that these may take with the vectors, where those are held, too: without them it reads some thousands."""
 BLOCK = 2**15
 """Rows that are counted at once: they stay in the processor's cache."""
 WEIGHED = 0.05
@@ -38,7 +40,7 @@ class Sketches:
         self.places = np.empty(rows, dtype=np.int64)
         self._signs = np.empty((_padded(self._bytes) // 8, rows), dtype=np.uint64)  # a word of all rows a line
         size = codec.token_bytes(width)
-        held = rows * (_row_bytes(width) + size) <= MEMORY
+        held = self.fit_with_vectors(rows, width, codec)
         self._codes = np.empty((rows, size), dtype=np.uint8) if held else None
         first = 0
         for places, block in codes:
@@ -53,6 +55,11 @@ class Sketches:
     def fit(rows: int, width: int) -> bool:
         """Whether the sketches of so many rows may be held in memory."""
         return rows * _row_bytes(width) <= MEMORY
+
+    @staticmethod
+    def fit_with_vectors(rows: int, width: int, codec: Quantiser) -> bool:
+        """Whether the vectors of so many rows are held beside their sketches."""
+        return rows * (_row_bytes(width) + codec.token_bytes(width)) <= MEMORY_WITH_VECTORS
 
     def codes(self, rows: Places) -> Bytes | None:
         """The vectors of rows by their numbers here, as they are stored; None where they are not held."""
