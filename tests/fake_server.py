@@ -39,9 +39,11 @@ class Canned:
     pause: float = 0.0  # seconds between two words of an answer
     full: int = 0  # how many chats are refused as if the server were full
     breaks: bool = False  # answers end in the middle
+    may_caption: threading.Event = field(default_factory=threading.Event)  # cleared, captions wait
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # what was posted
 
     def __post_init__(self) -> None:
+        self.may_caption.set()
         self.files = sorted(ALBUM.glob("*.png"))
         told = [json.loads(line) for line in (ALBUM / "captions.jsonl").read_text("utf-8").splitlines()]
         self.captions = {one["image"]: one["captions"][0] for one in told}
@@ -121,6 +123,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.fail(400, "The text is too long: write a shorter one.")
             return self.reply_json(self.canned.search(body))
         if self.path == "/album/caption":
+            self.canned.may_caption.wait(60)
             return self.reply_json({"image": body["image"], "caption": self.canned.captions[Path(body["image"]).name]})
         if self.path == "/album/attention":
             return self.reply_json(self.canned.attention(body))

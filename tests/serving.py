@@ -2,7 +2,8 @@
 
 import base64
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -81,3 +82,20 @@ def chat(question: str = "each ?", url: str = "fwd2bot://fox.png", **fields: Any
     """The body of a chat completion about one picture."""
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
     return {"model": "fake", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def told(answer: Any, status: int) -> str:
+    """The sentence of an error."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    message: str = error["message"]
+    assert message.endswith((".", "?", "...")) or "'" in message
+    return message
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -13,7 +13,7 @@ from tiny import tiny_compressor
 
 from fwd2bot.errors import InputError
 from fwd2bot.model import Fwd2Bot
-from fwd2bot.server.batching import FullError, Worker, ready
+from fwd2bot.server.batching import DeadError, FullError, Worker, ready
 
 RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
 
@@ -197,6 +197,47 @@ def test_a_batch_that_breaks_takes_only_its_own_answers_along(worker, model, mon
     with pytest.raises(KeyError):  # who listens may break as well
         asked(worker, on_text=lambda text: {}[text]).result()
     assert asked(worker).result().text == "red red red red"
+
+
+def test_a_batch_that_cannot_be_left_breaks_and_the_next_is_answered(worker, model):
+    model.may_go_on.clear()
+    held = hold(worker)
+    gone, stays = asked(worker), asked(worker)
+    held.set()
+    until(lambda: worker.running == 2)
+
+    def leave(answers, real=worker._answers.leave):
+        if answers:
+            raise RuntimeError("out of memory")
+        real(answers)
+
+    worker._answers.leave = leave
+    assert gone.cancel()
+    model.may_go_on.set()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        stays.result(30)
+    assert asked(worker).result(30).text == "red red red red"
+    assert worker.alive
+
+
+def test_where_no_new_batch_can_begin_everyone_is_told_and_nobody_waits(worker, model, caplog):
+    model.may_go_on.clear()
+    held = hold(worker)
+    both, waits = [asked(worker), asked(worker)], asked(worker)
+    held.set()
+    until(lambda: worker.running == 2)
+    worker._answers.text = model.running = lambda *_: 1 // 0
+    model.may_go_on.set()
+    for one in both:
+        with pytest.raises(ZeroDivisionError):
+            one.result(30)
+    with pytest.raises(DeadError):
+        waits.result(30)
+    until(lambda: not worker._thread.is_alive())
+    assert (worker.alive, worker.running, worker.waiting) == (False, 0, 0)
+    with pytest.raises(DeadError):
+        asked(worker)
+    assert "The model's thread has ended" in caplog.text
 
 
 def test_anything_can_be_done_between_two_tokens(worker):

@@ -92,6 +92,24 @@ def test_picture_that_is_gone_shows_its_caption(visit: Open) -> None:
     assert posted(canned, "/album/caption") == [{"image": "crown.png"}]
 
 
+def test_captions_are_written_of_what_is_in_sight(visit: Open) -> None:
+    canned = Canned(count=2400)
+    canned.gone = frozenset(map(canned.name, range(canned.count)))
+    canned.may_caption.clear()
+    page = visit(canned)
+    page.get_by_role("option", name=canned.name(0), exact=True).wait_for()
+    page.locator("#grid").focus()
+    page.keyboard.press("End")
+    last = page.get_by_role("option", name=canned.name(2399))
+    last.wait_for()
+    canned.may_caption.set()
+    last.get_by_text(canned.captions[canned.files[-1].name]).wait_for()
+    first, *others = (body["image"] for body in posted(canned, "/album/caption"))
+    assert first in map(canned.name, range(100)), "it was begun before"
+    assert others[0] == canned.name(2399)
+    assert set(others) <= set(names(page))
+
+
 # The search.
 
 

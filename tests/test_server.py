@@ -2,23 +2,19 @@
 
 import asyncio
 import json
-import time
 from io import BytesIO
-from shutil import rmtree
 
 import numpy as np
 import pytest
 from fake_model import picture
 from PIL import Image
-from serving import HERE, chat, client_of, data_url, make_album, opened
+from serving import HERE, chat, client_of, data_url, make_album, opened, told, until
 
-from fwd2bot.engine import compress_images
 from fwd2bot.errors import ImageError, StoreError
 from fwd2bot.server import app
 from fwd2bot.server.app import make_app
 from fwd2bot.server.replies import Limits
 from fwd2bot.server.served import Served
-from fwd2bot.store import Store
 
 
 @pytest.fixture
@@ -33,15 +29,6 @@ def client(served):
         yield client
 
 
-def told(answer, status):
-    """The sentence of an error."""
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"].endswith((".", "?", "...")) or "'" in error["message"]
-    return error["message"]
-
-
 # The album.
 
 
@@ -49,33 +36,6 @@ def test_album_tells_its_figures(client):
     figures = client.get("/album").json()
     assert set(figures) == {"model", "num_tokens", "rows", "bytes_per_row", "image_bytes", "store"}
     assert (figures["model"], figures["rows"], figures["num_tokens"], figures["store"]) == ("fake", 3, 4, "album.store")
-
-
-def test_rows_that_are_added_while_it_runs_are_there_once_the_album_is_asked(client, served, tmp_path):
-    assert client.get("/album").json()["rows"] == 3
-    before = served.album.store
-    picture(tmp_path / "new/sun.png", "yellow")
-    compress_images(served.model, [tmp_path / "new"], tmp_path / "album.store")
-    told(client.post("/album/caption", json={"image": "sun.png"}), 404)
-    assert client.get("/album").json()["rows"] == 4
-    assert client.post("/album/caption", json={"image": "sun.png"}).json()["caption"] == "a yellow picture"
-    after = served.album.store
-    assert after is not before
-    client.get("/album")
-    assert served.album.store is after, "nothing was added, so nothing is opened again"
-
-
-def test_files_that_were_tidied_away_are_opened_again(client, served, tmp_path):
-    def gone(names):
-        raise StoreError("a file is gone")
-
-    served.album.store.get = gone
-    assert client.post("/album/caption", json={"image": "sea.png"}).json()["caption"] == "a blue picture"
-    rmtree(tmp_path / "album.store")
-    served.album.store.get = gone
-    assert "There is no store at" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
-    Store.create(tmp_path / "album.store", fingerprint="x", model="other", num_tokens=4, width=8)
-    assert "rows of another kind now" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
 
 
 def test_images_come_page_by_page(client, tmp_path):
@@ -91,6 +51,8 @@ def test_images_come_page_by_page(client, tmp_path):
     assert part == {"total": 3, "images": whole["images"][1:2]}
     assert [one["image"] for one in client.get("/album/images?path=*/f*").json()["images"]] == ["more/flag.png"]
     assert client.get("/album/images?offset=9").json() == {"total": 3, "images": []}
+    assert client.get("/album/images?path=*.png&offset=1&limit=1").json() == part
+    assert client.get("/album/images?path=none*").json() == {"total": 0, "images": []}
     for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x", f"limit={'9' * 5000}"):
         assert "must be a whole number from" in told(client.get(f"/album/images?{wrong}"), 400)
 
@@ -324,10 +286,7 @@ def test_an_answer_that_takes_too_long_is_given_up(tmp_path):
         served.model.may_go_on.clear()
         assert "more than 0.2 s" in told(client.post("/v1/chat/completions", json=chat()), 504)
         served.model.may_go_on.set()
-        end = time.monotonic() + 30
-        while served.worker.running:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: not served.worker.running)
 
 
 # Health and figures.
@@ -340,6 +299,15 @@ def test_while_it_stops_it_is_unwell_and_takes_nothing_new(client, served):
     answer = client.get("/album")
     assert "is stopping" in told(answer, 503)
     assert answer.headers["retry-after"] == "5"
+
+
+def test_where_the_model_has_failed_it_is_unwell_and_asks_nothing_of_it(client, served):
+    served.worker._answers.text = served.model.running = lambda *_: 1 // 0
+    told(client.post("/v1/chat/completions", json=chat()), 500)
+    until(lambda: not served.worker.alive)
+    assert (client.get("/health").status_code, client.get("/health").json()) == (503, {"status": "failed"})
+    assert "start the server again" in told(client.post("/v1/chat/completions", json=chat()), 503)
+    assert client.get("/album/images").status_code == 200
 
 
 def test_figures_for_prometheus(client):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from serving import chat, client_of, data_url, on_a_port, opened
+from serving import chat, client_of, data_url, on_a_port, opened, until
 
 from fwd2bot.engine import ask
 from fwd2bot.server import run
@@ -267,13 +267,6 @@ def test_without_the_token_nothing_is_told(address):
         client.models.list()
 
 
-def until(true):
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_full_server_says_when_to_come_again(client, served):
     served.model.may_go_on.clear()
     answers, threads = [], []
@@ -360,6 +353,23 @@ def test_who_connects_and_asks_for_nothing_is_cut_off(tmp_path, monkeypatch):
         assert told(running).startswith(b"HTTP/1.1 200")
         for one in (silent, half, again, asking, running):
             one.close()
+
+
+def test_who_does_not_take_a_streamed_answer_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SILENCE", 0.5)
+    with opened(tmp_path) as served, on_a_port(served) as address:
+        served.model.answer = lambda tokens, questions: ["x" * (20 << 20) + " and more"]  # than the system holds
+        host, port = address.removeprefix("http://").split(":")
+        body = json.dumps(chat(stream=True)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(head.encode() + body)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            assert served.requests == 1
+            until(lambda: served.requests == 0)
+            with suppress(ConnectionResetError):
+                while said := connection.recv(1 << 20):
+                    assert b"[DONE]" not in said
 
 
 def test_a_stopping_server_finishes_what_runs(tmp_path):

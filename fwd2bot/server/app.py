@@ -34,9 +34,10 @@ def make_app(at: Served) -> ASGIApp:
 
 
 async def health(request: Request) -> Response:
-    """200; while it is stopping 503."""
-    stopping = served(request).stopping
-    return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
+    """200; 503 while it is stopping, and where the model answers nothing any more."""
+    at = served(request)
+    status = "stopping" if at.stopping else "ok" if at.worker.alive else "failed"
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
 
 async def metrics(request: Request) -> Response:

@@ -4,6 +4,7 @@ and pictures that wait are embedded and compressed together.
 Every answer is what the model gives to that question alone.
 """
 
+import logging
 import math
 import threading
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Result = TypeVar("Result")
+LOG = logging.getLogger("fwd2bot.server")
 PICTURES = 8
 """Pictures that are compressed between two tokens of the answers that run."""
 TEXTS = 64
@@ -65,6 +67,10 @@ class FullError(Exception):
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class DeadError(Exception):
+    """The model's thread has ended, and nothing is answered any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +145,12 @@ class Worker:
         """Answers that are being given."""
         return len(self._answering)
 
-    # What may be asked. All raise FullError.
+    @property
+    def alive(self) -> bool:
+        """Whether anything that is asked now will be answered."""
+        return self._open and self._thread.is_alive()
+
+    # What may be asked. All raise FullError, and DeadError where it is not alive.
 
     def answer(
         self,
@@ -188,7 +199,8 @@ class Worker:
 
     def _put(self, job: _Job) -> "Future[Any]":
         with self._changed:
-            assert self._open
+            if not self.alive:
+                raise DeadError
             if len(self._waiting) >= self.queue:
                 raise FullError(min(60, math.ceil(self._pace * len(self._waiting) + 0.5)))
             self._waiting.append(job)
@@ -198,19 +210,41 @@ class Worker:
     # In the thread.
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while self._open and not self._waiting and not self._answering:
-                    self._changed.wait()
-                if not self._waiting and not self._answering:
-                    return
-                jobs = self._take()
-            self._give_up()
-            self._calls([job for job in jobs if isinstance(job, _CallJob)])
-            self._embed([job for job in jobs if isinstance(job, _EmbedJob)])
-            self._compress([job for job in jobs if isinstance(job, _CompressJob)])
-            self._join([job for job in jobs if isinstance(job, _AnswerJob)])
-            self._step()
+        jobs: Sequence[_Job] | None = ()
+        try:
+            while (jobs := self._next()) is not None:
+                try:
+                    self._work(jobs)
+                except Exception as error:
+                    self._break_off([*self._answering, *jobs], error)
+        except BaseException:  # nobody would hear of it, and all would wait for ever
+            LOG.exception("The model's thread has ended")
+            self._die(jobs or ())
+
+    def _next(self) -> list[_Job] | None:
+        """What begins now, as soon as there is anything to do; None where there will be nothing any more."""
+        with self._changed:
+            while self._open and not self._waiting and not self._answering:
+                self._changed.wait()
+            return self._take() if self._waiting or self._answering else None
+
+    def _work(self, jobs: Sequence[_Job]) -> None:
+        self._give_up()
+        self._calls([job for job in jobs if isinstance(job, _CallJob)])
+        self._embed([job for job in jobs if isinstance(job, _EmbedJob)])
+        self._compress([job for job in jobs if isinstance(job, _CompressJob)])
+        self._join([job for job in jobs if isinstance(job, _AnswerJob)])
+        self._step()
+
+    def _die(self, jobs: Sequence[_Job]) -> None:
+        """Everyone is told, and nobody may ask any more."""
+        with self._changed:
+            self._open = False
+            left = [*self._answering, *jobs, *self._waiting]
+            self._answering, self._waiting = [], deque()
+        for job in left:
+            if not job.future.done():
+                self._finish(job, DeadError())
 
     def _take(self) -> list[_Job]:
         """What begins now, in the order in which it came; of each kind as much as fits, and at least one."""
@@ -308,12 +342,13 @@ class Worker:
             self._answers.leave([job.answer for job in ended if job.answer is not None])
             self._answering = [job for job in self._answering if job not in ended]
 
-    def _break_off(self, jobs: Sequence[_AnswerJob], error: Exception) -> None:
+    def _break_off(self, jobs: Sequence[_Job], error: Exception) -> None:
         """Out of memory, say: those that share the batch fail together, and the next begin a new one."""
-        self._answers, self._answering = self.model.running(), []
+        self._answering = []
         for job in jobs:
             if not job.future.done():
                 self._finish(job, error)
+        self._answers = self.model.running()
 
     def _each(self, jobs: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> None:
         """Together; one by one where something among them is refused."""

@@ -32,7 +32,7 @@ def routes() -> list[BaseRoute]:
 async def about(request: Request) -> Response:
     """The figures of the store."""
     at = served(request)
-    return JSONResponse(await within(at.limits, at.album.read(at.album.about)))
+    return JSONResponse(await within(at.limits, at.album.about()))
 
 
 async def images(request: Request) -> Response:
@@ -40,7 +40,7 @@ async def images(request: Request) -> Response:
     at, asked = served(request), request.query_params
     offset = _number(request, "offset", 0, least=0, most=1 << 40)
     limit = _number(request, "limit", 60, least=1, most=at.limits.results)
-    return JSONResponse(await within(at.limits, at.album.read(at.album.images, offset, limit, asked.get("path"))))
+    return JSONResponse(await finished(request, at.album.images(offset, limit, asked.get("path")), at.limits))
 
 
 async def picture(request: Request) -> Response:
@@ -63,7 +63,7 @@ async def search(request: Request) -> Response:
     if cutoff is not None and (isinstance(cutoff, bool) or not isinstance(cutoff, int | float)):
         raise RequestError(400, '"cutoff" must be a number, the least cosine that counts.')
     vector = await _vector(request, at, body)
-    return JSONResponse(await within(at.limits, at.album.read(at.album.search, vector, top, cutoff)))
+    return JSONResponse(await finished(request, at.album.read(at.album.search, vector, top, cutoff), at.limits))
 
 
 async def _vector(request: Request, at: Served, body: dict[str, Any]) -> Floats:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Container
+from collections.abc import Awaitable, Container, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fwd2bot.errors import Fwd2BotError, ImageError, InputError
-from fwd2bot.server.batching import FullError
+from fwd2bot.server.batching import DeadError, FullError
 
 Result = TypeVar("Result")
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -54,6 +54,8 @@ def as_request_error(error: Exception) -> RequestError:
     if isinstance(error, FullError):
         told = f"The server is full; ask again in {error.retry_after} s."
         return RequestError(429, told, code="rate_limit_exceeded", retry_after=error.retry_after)
+    if isinstance(error, DeadError):
+        return RequestError(503, "The model has failed, and answers nothing any more: start the server again.")
     if isinstance(error, ClientDisconnect):
         return RequestError(499, "The asker is gone.")
     if isinstance(error, InputError | ImageError):
@@ -101,9 +103,10 @@ def check_fields(body: dict[str, Any], known: Container[str]) -> None:
         raise RequestError(400, f'This server does not know the field "{unknown[0][:80]}"; leave it out.')
 
 
-async def finished(request: Request, future: "Future[Result]", limits: Limits) -> Result:
-    """What the model gives. Raises RequestError where that takes too long; stops the model where the asker is gone."""
-    waiting = asyncio.wrap_future(future)
+async def finished(request: Request, work: "Future[Result] | Coroutine[Any, Any, Result]", limits: Limits) -> Result:
+    """What the model or the album gives. Raises RequestError where that takes too long; stops the work where the asker
+    is gone."""
+    waiting = asyncio.wrap_future(work) if isinstance(work, Future) else asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
         either: set[asyncio.Future[Any]] = {waiting, gone}

@@ -73,7 +73,7 @@ class Stoppable(uvicorn.Server):
         self._served = served
         self._began: Callable[[], None] = lambda: None
         self._until = math.inf
-        self._silent: dict[Any, tuple[object, float]] = {}  # connections, after which request, since when
+        self._silent: dict[Any, tuple[object, float]] = {}  # connections, at which point, since when
 
     def serve_on(self, listening: socket.socket, began: Callable[[], None] = lambda: None) -> None:
         """Serves until it is told to stop; calls `began` when it can be asked."""
@@ -103,17 +103,19 @@ class Stoppable(uvicorn.Server):
         return ended or (self._served.stopping and drained)
 
     def _close_silent(self) -> None:
-        """Connections that ask for nothing would take the places of others; uvicorn sees to the idle ones alone."""
+        """Connections that ask for nothing, or take nothing of what they asked for, would take the places of others;
+        uvicorn sees to the idle ones alone."""
         now, before = time.monotonic(), self._silent
         self._silent = {}
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
             last = connection.cycle  # the request that it made last
-            if last is not None and not last.response_complete:
+            left = connection.transport.get_write_buffer_size()  # bytes that it was sent and did not take
+            if last is not None and not last.response_complete and not left:
                 continue
-            seen, since = before.get(connection, (last, now))
-            if seen is not last:
+            seen, since = before.get(connection, ((last, left), now))
+            if seen != (last, left):
                 since = now
-            self._silent[connection] = (last, since)
+            self._silent[connection] = ((last, left), since)
             if now - since > SILENCE:
                 connection.transport.abort()

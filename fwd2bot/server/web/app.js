@@ -20,6 +20,7 @@ let album = {};
 let results = null; // of the search that is shown
 let query = null; // {query: text}, {like: data URL} or {image: name}; null: the whole album
 let searching = null;
+let listing = null;
 let turn = 0; // the newest search or list is shown, whatever arrives after it
 
 // Errors.
@@ -66,7 +67,9 @@ async function open() {
 async function list() {
   const mine = (turn += 1);
   const source = new Listed(at("path").value.trim());
-  await source.need(0, 0);
+  listing?.abort();
+  listing = new AbortController();
+  await source.need(0, 0, listing.signal);
   if (mine !== turn) return;
   results = null;
   at("cutoff-field").hidden = true;

@@ -192,7 +192,7 @@ export async function showPicture(box, image, size) {
     words.className = "gone";
     words.textContent = "…";
     box.replaceChildren(words);
-    words.textContent = await captionOf(image.image).catch(() => "The picture is gone.");
+    words.textContent = await captionOf(image.image, () => words.isConnected).catch(() => "The picture is gone.");
   };
   if (!image.picture) return gone();
   const picture = document.createElement("img");

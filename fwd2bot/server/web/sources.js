@@ -17,21 +17,21 @@ export class Listed {
   }
 
   // Reads what lies between two places, and says whether anything is new.
-  async need(first, last) {
+  async need(first, last, signal) {
     const wanted = [];
     for (let page = Math.floor(first / PAGE); page <= Math.floor(last / PAGE); page += 1) {
       if (!this.pages.has(page)) wanted.push(page);
     }
-    await Promise.all(wanted.map((page) => this.#read(page)));
+    await Promise.all(wanted.map((page) => this.#read(page, signal)));
     return wanted.length > 0;
   }
 
-  async #read(page) {
+  async #read(page, signal) {
     this.pages.set(page, []);
     try {
       const asked = new URLSearchParams({ offset: page * PAGE, limit: PAGE });
       if (this.path) asked.set("path", this.path);
-      const found = await getJson(`/album/images?${asked}`);
+      const found = await getJson(`/album/images?${asked}`, signal);
       this.total = found.total;
       this.pages.delete(page); // to the end: the oldest are let go
       this.pages.set(page, found.images);
@@ -61,15 +61,40 @@ export class Found {
   }
 }
 
-// Captions are written when a picture that is gone comes into sight: one at a time, each once.
-const captions = new Map();
-let line = Promise.resolve();
+// Captions are written when a picture that is gone comes into sight: one at a time, each once, the newest first.
+const captions = new Map(); // image -> its caption, which may still be to come
+const line = []; // what is to be written, the newest at the end
+let writing = false;
 
-export function captionOf(image) {
+// `wanted` says whether anybody still waits for it; where nobody does, it is left out and never comes.
+export function captionOf(image, wanted = () => true) {
   if (!captions.has(image)) {
-    const written = line.then(() => postJson("/album/caption", { image })).then(({ caption }) => caption);
-    line = written.catch(() => captions.delete(image));
-    captions.set(image, written);
+    const job = { image, wishes: [] };
+    job.written = new Promise((resolve, reject) => Object.assign(job, { resolve, reject }));
+    captions.set(image, job);
+    line.push(job);
   }
-  return captions.get(image);
+  const job = captions.get(image);
+  job.wishes?.push(wanted);
+  write();
+  return job.written;
+}
+
+async function write() {
+  if (writing) return;
+  writing = true;
+  await null; // what wants them is put into the page first
+  while (line.length) {
+    const job = line.pop();
+    const { image, wishes } = job;
+    job.wishes = null; // it is begun, or left out: tiles are not held by what is no longer asked
+    try {
+      if (!wishes.some((wanted) => wanted())) captions.delete(image);
+      else job.resolve((await postJson("/album/caption", { image })).caption);
+    } catch (error) {
+      captions.delete(image);
+      job.reject(error);
+    }
+  }
+  writing = false;
 }
