@@ -4,11 +4,11 @@
     python runs/cells.py --list
 
 A cell is configs/evidence.yaml with a few values changed, trained from one seed, and measured with each number of
-tokens that it gives: 11 to 34 minutes of a core with bfloat16 instructions, one to three and a half hours of one without.
-What its papers use without training is not trained here either, and measured on the base as it is, in five. Models go to work/evidence/, figures to
-results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what was stopped goes on, and a cell that fails
-is told at the end, the others being made all the same. Several processes may run at once, each with a part of the cores
-(OMP_NUM_THREADS): what one is making, the others leave alone.
+tokens that it gives: 11 to 34 minutes of a core with bfloat16 instructions, one to three and a half hours of one
+without. What its papers use without training is not trained here either, and measured on the base as it is, in five.
+Models go to work/evidence/, figures to results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what
+was stopped goes on, and a cell that fails is told at the end, the others being made all the same. Several processes may
+run at once, each with a part of the cores (OMP_NUM_THREADS): what one is making, the others leave alone.
 """
 
 import argparse
