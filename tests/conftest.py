@@ -137,3 +137,21 @@ def visit(browser):
             return stack.enter_context(opened(browser, address, **options))
 
         yield visit
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A server over an album of three pictures, with a model that sees colours."""
+    from serving import opened
+
+    with opened(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def client(served):
+    """Asks that server in this process."""
+    from serving import client_of
+
+    with client_of(served) as client:
+        yield client

@@ -51,6 +51,16 @@ def hold(worker):
     return held
 
 
+def two_running(worker, model):
+    """Two answers that have begun, and wait until the model may go on."""
+    model.may_go_on.clear()
+    held = hold(worker)
+    both = [asked(worker), asked(worker)]
+    held.set()
+    until(lambda: worker.running == 2)
+    return both
+
+
 def test_many_askers_get_what_the_model_gives_to_each_alone():
     model = Fwd2Bot(tiny_compressor())
     pictures = [Image.effect_noise((16, 16), 40 + place).convert("RGB") for place in range(12)]
@@ -117,11 +127,7 @@ def test_what_may_be_said_so_far(text, finish, stop, expected):
 
 
 def test_no_more_wait_than_may(worker, model):
-    model.may_go_on.clear()
-    held = hold(worker)
-    running = [asked(worker) for _ in range(2)]
-    held.set()
-    until(lambda: worker.running == 2)
+    running = two_running(worker, model)
     waiting = [asked(worker) for _ in range(3)]
     with pytest.raises(FullError) as refused:
         asked(worker)
@@ -133,11 +139,7 @@ def test_no_more_wait_than_may(worker, model):
 
 
 def test_who_goes_away_leaves_the_batch_and_the_queue(worker, model):
-    model.may_go_on.clear()
-    held = hold(worker)
-    gone, stays = asked(worker), asked(worker)
-    held.set()
-    until(lambda: worker.running == 2)
+    gone, stays = two_running(worker, model)
     waited, behind = asked(worker), asked(worker, picture=BLUE)
     assert gone.cancel()
     assert waited.cancel()
@@ -200,11 +202,7 @@ def test_a_batch_that_breaks_takes_only_its_own_answers_along(worker, model, mon
 
 
 def test_a_batch_that_cannot_be_left_breaks_and_the_next_is_answered(worker, model):
-    model.may_go_on.clear()
-    held = hold(worker)
-    gone, stays = asked(worker), asked(worker)
-    held.set()
-    until(lambda: worker.running == 2)
+    gone, stays = two_running(worker, model)
 
     def leave(answers, real=worker._answers.leave):
         if answers:

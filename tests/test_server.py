@@ -16,19 +16,6 @@ from fwd2bot.server.app import make_app
 from fwd2bot.server.replies import Limits
 from fwd2bot.server.served import Served
 
-
-@pytest.fixture
-def served(tmp_path):
-    with opened(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def client(served):
-    with client_of(served) as client:
-        yield client
-
-
 # The album.
 
 

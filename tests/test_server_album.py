@@ -5,7 +5,6 @@ import threading
 import unicodedata
 from shutil import rmtree
 
-import pytest
 from fake_model import picture
 from serving import client_of, opened, told, until
 
@@ -14,18 +13,6 @@ from fwd2bot.errors import StoreError
 from fwd2bot.server import album
 from fwd2bot.server.app import make_app
 from fwd2bot.store import Store
-
-
-@pytest.fixture
-def served(tmp_path):
-    with opened(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def client(served):
-    with client_of(served) as client:
-        yield client
 
 
 def add_sun(served, folder):

@@ -109,16 +109,16 @@ def our_table(table: Table) -> str:
     missing = []
     rows = [(cell, count) for cell in table.cells for count in CELLS[cell].tokens]
     if rank:
-        rows.sort(key=lambda row: (-row[1], not storable(row[0]), -mean_of(rank, *row)))
+        rows.sort(key=lambda row: (-row[1], not stored(row[0]), -mean_of(rank, *row)))
     for cell, count in rows:
         runs = list(results(cell, count))
         if not runs:
             missing.append(called(cell, count))
             continue
         shown = [told([value for value in map(read, runs) if value is not None]) for _, read in columns]
-        stored = ["yes" if storable(cell) else "no"] if rank else []
+        kind = ["yes" if stored(cell) else "no"] if rank else []
         if set(shown) != {NONE}:
-            lines.append(_line([f"`{cell}`", told_tokens(count, runs[0]), *stored, *shown, str(len(runs))]))
+            lines.append(_line([f"`{cell}`", told_tokens(count, runs[0]), *kind, *shown, str(len(runs))]))
     text = "\n".join(lines) if len(lines) > 2 else ""
     return "\n\n".join(part for part in (text, f"Not run: {', '.join(missing)}." if missing else "") if part)
 
@@ -127,8 +127,8 @@ def _line(fields: Sequence[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 
-def storable(cell: str) -> bool:
-    return CATALOGUE[CELLS[cell].compressor.get("compressor", "fwd2bot")].storable
+def stored(cell: str) -> bool:
+    return fig_tokens.storable(fig_tokens.drawn_as(cell))
 
 
 def mean_of(read: Callable[[Figures], float | None], cell: str, count: int) -> float:
