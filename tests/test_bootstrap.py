@@ -150,10 +150,11 @@ def test_prepare_leaves_an_environment_alone_that_it_did_not_make(env, steps):
     assert (env.folder / "theirs").exists()
 
 
-def test_prepare_asks_for_room_first(env, steps, monkeypatch):
+@pytest.mark.parametrize(("dev", "needed"), [(False, 2), (True, 3)])
+def test_prepare_asks_for_room_first(env, steps, monkeypatch, dev, needed):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**29))
-    with pytest.raises(SetupError, match=r"0\.5 GB free and .venv needs 2 GB: make room"):
-        bootstrap.prepare(env, dev=False)
+    with pytest.raises(SetupError, match=rf"0\.5 GB free and .venv needs {needed} GB: make room"):
+        bootstrap.prepare(env, dev=dev)
     assert not env.folder.exists()
 
 

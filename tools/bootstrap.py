@@ -175,8 +175,9 @@ def build(  # the stages in their order
     """Install what `state` lacks of `wanted`; an empty state starts from nothing."""
     if not state:
         free = shutil.disk_usage(env.root).free / 2**30
-        if free < GIGABYTES[kind]:
-            raise SetupError(f"{env.root} has {free:.1f} GB free and .venv needs {GIGABYTES[kind]} GB: make room first")
+        needed = GIGABYTES[kind] + (1 if dev else 0)
+        if free < needed:
+            raise SetupError(f"{env.root} has {free:.1f} GB free and .venv needs {needed} GB: make room first")
         say(f"setting up .venv with Python {platform.python_version()}, once: a few minutes")
         make_environment(env, installer)
     changed = state.get("run") != wanted["run"]
