@@ -76,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{benchmark:10} {name:15} published {figure['published']:8.1f}   here {figure['here']:8.2f}")
             same.append(round(figure["here"], 1) == figure["published"])
     for name, equal in found["uploads"].items():
-        print(
-            f"{name:10} {'the file for the server is LLaVA’s' if equal else 'another file for the server than LLaVA’s'}"
-        )
+        print(f"{name:10} the file for the server is {'the one' if equal else 'not the one'} that LLaVA sent")
     return 0 if all(same) else 1
 
 

@@ -142,6 +142,15 @@ def test_figures_of_other_programs_are_those_of_their_results():
         assert sections.read_section(plugins.DOCUMENT, name) == plugins.table(name), "run `tools/plugins.py`"
 
 
+def test_published_figures_are_told_where_ours_are_the_same():
+    result = json.loads((ROOT / "results/published.json").read_text("utf-8"))
+    told = (ROOT / "docs/benchmarks.md").read_text("utf-8").partition("## Checked against published figures")[2]
+    for figure in (one for figures in result["figures"].values() for one in figures.values()):
+        assert round(figure["here"], 1) == figure["published"]
+        assert f" {figure['published']}" in told
+    assert all(result["uploads"].values())
+
+
 # Commands and code.
 
 
