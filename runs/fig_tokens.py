@@ -27,8 +27,10 @@ WORLD = ROOT / "results/world"
 THUMBNAILS = ROOT / "results/thumbnails.json"
 BASE = ROOT / "fwd2bot/bundled/emoji-world/base/config.json"
 OF_THE_BUNDLED = ("fwd2bot-16", "fwd2bot-4", "fixed-16", "fixed-4", "average_pool-16", "average_pool-4")
-NAMES = {"fixed": "fwd2bot, a training each", "fwd2bot-prefix": "fwd2bot, one training"}
-"""Of cells and of files in results/world that are no method of the catalogue."""
+LONG = {"fwd2bot": "fwd2bot-prefix", "fixed": "fwd2bot"}
+"""Files in results/world whose cells have other names."""
+NAMES = {"fwd2bot-prefix": "fwd2bot, one training"}
+"""Of cells that are no method of the catalogue."""
 NOT_DRAWN = ("base", "average_pool_unscaled-16")
 """`identity` stands for every visual token, with the budget of the others; the second is a control."""
 T2I = "text_to_image_R@1"
@@ -80,7 +82,7 @@ def of_the_bundled() -> Drawing:
     for name in OF_THE_BUNDLED:
         method, _, count = name.rpartition("-")
         if name in found:
-            points.setdefault(method, {})[int(count)] = found[name]
+            points.setdefault(LONG.get(method, method), {})[int(count)] = found[name]
     missing = [f"`{name}`" for name in ("base", *OF_THE_BUNDLED, "tower") if name not in found]
     return Drawing(points, found.get("base", {}), found.get("tower", {}), 1000, missing)
 
