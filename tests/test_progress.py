@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import config, settings, written
 
-from fwd2bot.data.conversations import IGNORED
+from fwd2bot.data.conversations import IGNORED, TEMPLATES
 from fwd2bot.errors import InputError
 from fwd2bot.training import progress, run
 from fwd2bot.training.loop import build_stage
@@ -74,14 +74,19 @@ def test_what_is_done_again_is_told_again(tmp_path: Path, tiny_base: Path) -> No
     assert lines(tmp_path / "metrics.jsonl") == lines(tmp_path / "samples.jsonl") == [{"step": 2}]
 
 
-def test_samples_hold_question_answer_and_truth(tmp_path: Path, tiny_base: Path) -> None:
-    run(written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, validation=4, steps=3)))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_samples_hold_question_answer_and_truth(tmp_path: Path, tiny_base: Path, template: str) -> None:
+    values = settings("fwd2bot", tmp_path / "out", tiny_base, validation=4, steps=3)
+    values["compressor"] = {**values["compressor"], "template": template}
+    values["data"] = {**values["data"], "length": 320}
+    run(written(tmp_path, values))
     samples = lines(tmp_path / "out/samples.jsonl")
     assert [set(sample) for sample in samples] == [{"step", "question", "truth", "answer"}] * 2
-    stage = build_stage(config("fwd2bot", tmp_path, tiny_base, validation=4))
+    stage = build_stage(config("fwd2bot", tmp_path, tiny_base, **{key: values[key] for key in ("compressor", "data")}))
     batch = next(iter(stage.feed.validation()))
     text = stage.compressor.llava.tokenizer.decode(batch.answers.ids[0])
-    said = f"USER: {samples[0]['question']} ASSISTANT: {samples[0]['truth']}</s>"
+    words = TEMPLATES[template]
+    said = words.question.format(samples[0]["question"]) + words.answer.format(samples[0]["truth"]) + "</s>"
     assert said.replace(" ", "") in text.replace(" ", "")
 
 
@@ -92,7 +97,8 @@ def test_a_row_that_is_cut_before_its_answer_is_no_sample(
     stage.module.eval()
     whole = stage.answer_samples()
     batch = next(iter(stage.feed.validation()))
-    monkeypatch.setattr(stage.feed, "validation", lambda: iter([batch]))
+    words = batch._replace(pixels=None, questions=["about no picture"] * 4)
+    monkeypatch.setattr(stage.feed, "validation", lambda: iter([words, batch]))
     batch.answers.labels[1] = IGNORED
     assert stage.answer_samples() == [whole[0], *whole[2:]]
     batch.answers.labels[:] = IGNORED

@@ -201,10 +201,18 @@ class CompressorStage(Stage):
 
     @torch.inference_mode()
     def answer_samples(self) -> list[dict[str, str]]:
-        """The first question of some conversations, and what the model answers with the most tokens it can give."""
+        """The first question of some conversations, and what the model answers with the most tokens it can give.
+
+        Those about pictures, where there are any.
+        """
         if not self.compressor.answers:
             return []
-        held_out = next((batch for batch in self.feed.validation() if batch.answers is not None), None)
+        held_out: Batch | None = None
+        for batch in self.feed.validation():
+            if batch.answers is not None and (held_out is None or batch.pixels is not None):
+                held_out = batch
+            if held_out is not None and held_out.pixels is not None:
+                break
         if held_out is None or held_out.answers is None:
             return []
         pixels, answers = held_out.pixels, held_out.answers
@@ -214,24 +222,19 @@ class CompressorStage(Stage):
         tokenizer = self.compressor.llava.tokenizer
         ids, labels = answers.ids[rows].tolist(), answers.labels[rows].tolist()
         turns = [_first_turn(*row) for row in zip(ids, labels, strict=True)]
-        prompts = [Encoded(asked, [IGNORED] * len(asked), answers.image_position) for asked, _ in turns]
+        prompts = [Encoded(before, [IGNORED] * len(before), answers.image_position) for before, _ in turns]
+        first = [held_out.questions[row] for row in rows]
         with self.autocast():
-            first = [held_out.questions[row] for row in rows]
             tokens = None if pixels is None else self.compressor.compress(pixels[rows].to(self.device), first)
-            batch = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
-            given = self.compressor.generate(tokens, batch, max_new_tokens=48)
-        before, after = (part.strip() for part in self.template.question.split("{}"))
+            asked = AnswerBatch.collate(prompts, tokenizer.pad_token_id).to(self.device)
+            given = self.compressor.generate(tokens, asked, max_new_tokens=48)
 
         def text(ids: list[int]) -> str:
             return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
         return [
-            {
-                "question": text(asked).rpartition(before)[2].removesuffix(after).strip(),
-                "truth": text(truth),
-                "answer": text(ids),
-            }
-            for (asked, truth), ids in zip(turns, given, strict=True)
+            {"question": question, "truth": text(truth), "answer": text(ids)}
+            for question, (_, truth), ids in zip(first, turns, given, strict=True)
         ]
 
     def evaluate(self) -> dict[str, float]:
