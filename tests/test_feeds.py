@@ -18,7 +18,7 @@ from fwd2bot.errors import InputError
 from fwd2bot.training import run
 from fwd2bot.training.compressor import CompressorStage
 from fwd2bot.training.feeds import Batch, FileFeed
-from fwd2bot.training.loop import build_stage
+from fwd2bot.training.loop import batches, build_stage
 
 IMAGES = 40
 
@@ -133,6 +133,52 @@ def test_held_out_records_are_never_trained_on(files: Path, tmp_path: Path, tiny
     trained = {caption for step in range(80) for caption in stage.batch(step).captions}
     assert held
     assert not trained & {caption for captions_of in held for caption in captions_of}
+
+
+def test_pictures_held_out_are_in_no_other_record(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    entries = [entry for entry in json.loads((files / "llava_conversations.json").read_text()) if "image" in entry]
+    again = [{**entry, "id": f"again-{entry['id']}"} for entry in entries]
+    (tmp_path / "twice.json").write_text(json.dumps(entries + again))
+    talk = {"kind": "conversations", "path": str(tmp_path / "twice.json"), "images": str(files / "images")}
+    stage = stage_on(files, tmp_path / "out", tiny_base, validation=6, data={"sources": [talk]})
+    assert isinstance(stage.feed, FileFeed)
+    (held,) = stage.feed.held_out
+    shown = {held[index].image for index in range(len(held))}
+    trained = {source[index].image for step in range(60) for source, index in stage.feed.sampler.at(step).records}
+    assert len(shown) >= 5
+    assert not shown & trained
+
+
+def test_captions_are_no_longer_than_conversations(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    pairs = {"kind": "captions", "path": str(files / "cc3m_pairs.json"), "images": str(files / "images")}
+    whole = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs]}).batch(0).captions
+    stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs], "length": 7})
+    cut = stage.batch(0).captions
+    tokenizer = stage.compressor.llava.tokenizer
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in cut]
+    assert max(lengths) == 7
+    assert all(text.startswith(part) for text, part in zip(whole, cut, strict=True))
+
+
+def test_what_is_left_out_is_told_and_listed_once(
+    files: Path, tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (files / "00000.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    pairs = {"kind": "captions", "path": str(tmp_path / "cut.tar")}
+    for _ in range(2):
+        stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs]})
+        assert "cut.tar are left out: " in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "out/broken.jsonl").read_text().splitlines()]
+    assert len({row["key"] for row in rows}) == len(rows) >= 1
+    assert any("cut short" in row["reason"] for row in rows)
+
+
+def test_a_workers_mistake_is_the_sentence_alone(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    talk = {"kind": "conversations", "path": str(files / "llava_conversations.json"), "images": str(tmp_path)}
+    stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [talk]}, workers=1)
+    with pytest.raises(InputError, match=r"^No picture of llava_conversations can be read"):
+        next(batches(stage, stage.config, 0))
 
 
 def test_a_batch_does_not_touch_the_models_device(files: Path, tmp_path: Path, tiny_base: Path) -> None:

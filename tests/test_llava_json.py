@@ -129,6 +129,13 @@ def test_answers_are_captions_where_asked_for(tmp_path: Path) -> None:
     assert read(tmp_path, *pairs)[0].caption is None
 
 
+def test_an_empty_caption_is_none(tmp_path: Path) -> None:
+    said = ("a fox", " ", "<image>")
+    pairs = [entry("<image>", answer, id=str(number), image="1.jpg") for number, answer in enumerate(said)]
+    source = read(tmp_path, *pairs, pairs=True)
+    assert (len(source), source.left_out, source[0].caption) == (1, 2, "a fox")
+
+
 def test_picture_is_read_below_the_folder(tmp_path: Path) -> None:
     picture(tmp_path / "coco/train2017/33471.jpg")
     source = read(tmp_path, *MIX)

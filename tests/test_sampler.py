@@ -137,3 +137,19 @@ def test_weights_set_the_shares_of_sources_of_one_kind() -> None:
 def test_nothing_to_learn_from_is_an_input_error() -> None:
     with pytest.raises(InputError, match="nothing that these losses can be taken on"):
         Sampler([(PAIRS, 1.0)], batch_size=4, pairs=4, contrastive=False)
+
+
+@pytest.mark.parametrize("count", [8, 9, 40, 8 * WINDOW, 8 * WINDOW + 5])
+def test_a_pair_is_hardly_ever_its_own_negative(count: int) -> None:
+    few = Listed("few", {PAIR: count})
+    one = Sampler([(few, 1.0)], batch_size=4, pairs=8, seed=3)
+    batches = [one.at(step).records for step in range(4 * WINDOW)]
+    twice = sum(8 - len({index for _, index in batch}) for batch in batches)
+    assert twice <= 0.01 * 8 * len(batches)  # where an epoch ends within a batch
+
+
+def test_too_few_pairs_for_a_batch_are_told() -> None:
+    few = Listed("few", {PAIR: 3})
+    with pytest.raises(InputError, match=r"few has 3 pairs, and a batch of L_disc takes 4 of them"):
+        Sampler([(few, 1.0), (PAIRS, 1.0)], batch_size=4, pairs=8)
+    Sampler([(few, 3.0), (PAIRS, 5.0)], batch_size=4, pairs=8)

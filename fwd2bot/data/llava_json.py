@@ -47,7 +47,7 @@ class LlavaJson(Source):
     """The records of a file of LLaVA's, with its pictures below the folder `images`.
 
     `pairs`: every entry is a picture with a caption, which is its first answer, and there are no turns; so CC3M-595K
-    and LCS-558K are meant. One without a picture is left out. `seed` says which caption is taken where
+    and LCS-558K are meant. One without a picture or a caption is left out. `seed` says which caption is taken where
     `attach_captions` finds several.
 
     Raises InputError where the file is not there, or not of this layout: the entry, the field and the remedy.
@@ -123,6 +123,10 @@ class LlavaJson(Source):
     def kinds(self) -> NDArray[np.uint8]:
         return self._kinds
 
+    def pictures(self) -> NDArray[np.uint64]:
+        """By file name: a picture has several records."""
+        return self._names
+
     def attach_captions(self, path: Path | str) -> int:
         """Give records captions of COCO's `captions_*.json`, by the file name of their picture; gives how many have.
 
@@ -150,7 +154,7 @@ class LlavaJson(Source):
         turns = _turns(self.path, number, entry, has_image=image is not None)
         caption = None
         if self.pairs:
-            caption, turns = (turns[0][1] if turns else None), ()
+            caption, turns = (turns[0][1].strip() or None if turns else None), ()
         if image is not None and _file_name(image) in self._captions:
             choices = self._captions[_file_name(image)].split("\n")
             caption = choices[_number(f"{self.seed} {number}") % len(choices)]

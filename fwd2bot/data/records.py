@@ -70,6 +70,10 @@ class Source(ABC):
     def kinds(self) -> NDArray[np.uint8]:
         """What each record has, as flags of `Kind`: to group those that the same losses are taken on."""
 
+    def pictures(self) -> NDArray[np.uint64] | None:
+        """A number for each record's picture, the same where it is the same, 0 where it has none; None: all differ."""
+        return None
+
     def order(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
         """The shuffled indices of an epoch, where the source is read faster in that order; None: any will do."""
         return None
@@ -97,6 +101,10 @@ class Subset(Source):
     def kinds(self) -> NDArray[np.uint8]:
         return self.source.kinds()[self.chosen]
 
+    def pictures(self) -> NDArray[np.uint64] | None:
+        numbers = self.source.pictures()
+        return None if numbers is None else numbers[self.chosen]
+
     def order(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
         whole = self.source.order(seed, epoch)
         if whole is None:
@@ -118,7 +126,8 @@ class Damage:
     A training run over a million files goes on without some; without many it would be another run. Raises InputError
     as soon as, of `after` pictures at least, so many could not be read that more than `limit` of all must be broken:
     each process of a run counts what it happened to read itself, and chance is allowed for (four standard deviations).
-    With a path, each is appended to that file as {"source", "key", "reason"}, once however often it is met.
+    With a path, each that is not in that file is appended to it as {"source", "key", "reason"}; of processes that meet
+    one at the same time each may append it.
     """
 
     NAMED = 3  # in the error
@@ -131,6 +140,7 @@ class Damage:
         self.total = 0
         self.failed = 0
         self._listed: dict[tuple[str, str], str] = {}
+        self._written: set[tuple[str, str]] | None = None  # None: not looked for
         self._lock = threading.Lock()
 
     def picture(self, source: Source, record: Record) -> Image.Image | None:
@@ -170,6 +180,10 @@ class Damage:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._written is None:
+                self._written = _written(self.path)
+            if (row["source"], row["key"]) in self._written:
+                return
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
@@ -189,6 +203,18 @@ class Damage:
             f"{self.failed} of {self.total} pictures cannot be used ({_percent(self.failed / self.total)}; at most "
             f"{_percent(self.limit)} may be missing): {first}{where}; fetch them again, or allow for a larger share."
         )
+
+
+def _written(path: Path) -> set[tuple[str, str]]:
+    """Of whom a list of an earlier run tells; a line that was cut is none."""
+    found = set()
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            found.add((str(row["source"]), str(row["key"])))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
 
 
 def _percent(share: float) -> str:

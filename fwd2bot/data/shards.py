@@ -106,6 +106,11 @@ class Shards(Source):
             lost += len(index.lost)
         self.damage.seen(len(self) + lost)
 
+    @property
+    def left_out(self) -> int:
+        """What their headers tell; a shard that is cut short counts as one."""
+        return sum(len(index.lost) for index in self._indices)
+
     def __len__(self) -> int:
         return self._starts[-1]
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,8 +89,9 @@ class FileFeed(Feed):
     """Records of files, as the sampler deals them: conversations, pairs of image and caption, or both at once.
 
     A picture that cannot be read is listed in `broken.jsonl` beside the checkpoints, and another record takes its
-    place; too many of them end the run. Some records of each source are kept for figures, which every process takes on
-    all of them but those with a broken picture, kind by kind, with no more in a batch than it trains on.
+    place; too many of them end the run. Some records of each source are kept for figures, and no other record of their
+    pictures is trained on; every process takes the figures on all of them but those with a broken picture, kind by
+    kind, with no more in a batch than it trains on.
 
     Raises InputError where a source cannot be read, or nothing is left to learn from.
     """
@@ -108,9 +110,8 @@ class FileFeed(Feed):
             contrastive=contrastive,
         )
         self.held_out = [held for _, held in parts]
-        listed = config.out / "broken.jsonl"
-        self.damage = Damage(float(config.data["broken"]), path=listed)
-        self.held_damage = Damage(1.0, path=listed)  # the same pictures again and again: listed, not judged
+        self.damage = Damage(float(config.data["broken"]), path=config.out / "broken.jsonl")
+        self.held_damage = Damage(1.0, path=_listed(config))  # the same pictures again and again: not judged
 
     def batch(self, step: int) -> Batch:
         kind, records = self.sampler.at(step)
@@ -147,10 +148,10 @@ class FileFeed(Feed):
     def _batch(self, kind: Kind, rows: list[Row]) -> Batch:
         pictures = [picture for _, picture in rows if picture is not None]
         pixels = self.llava.prepared(pictures) if pictures else None
-        captions = [record.caption or "" for record, _ in rows] if Kind.CAPTION in kind else []
+        length = int(self.config.data["length"])
+        captions = [self._cut(record.caption or "", length) for record, _ in rows] if Kind.CAPTION in kind else []
         if kind == PAIR:
             return Batch(pixels, None, captions, [], [])
-        length = int(self.config.data["length"])
         encoded = [
             encode_conversation(self.llava.tokenizer, self.template, record.turns, has_image=pixels is not None)
             for record, _ in rows
@@ -160,25 +161,49 @@ class FileFeed(Feed):
         kinds = [["answers"] * len(record.turns) for record, _ in rows]
         return Batch(pixels, answers, captions, kinds, [record.turns[0][0] for record, _ in rows])
 
+    def _cut(self, text: str, length: int) -> str:
+        """No more tokens of a caption than of a conversation."""
+        if len(text.encode(errors="replace")) <= length:
+            return text
+        tokens = self.llava.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        return text if len(tokens.ids) <= length else text[: tokens.offsets[length - 1][1]]
+
 
 def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, float]:
     """A source of `data.sources` with its weight. Where the records of tar files lie is kept in `out`, for when the
-    run goes on. Raises InputError where it cannot be read."""
+    run goes on, and what is left out of them is listed there. Raises InputError where it cannot be read."""
     if entry["kind"] == "triplets":
         raise InputError("data.sources: triplets are for methods that learn from text alone (e5v); take other sources.")
     pairs = entry["kind"] == "captions"
     if pairs and entry["images"] is None:
-        source: Source = Shards(entry["path"], cache=config.out / "shards")
+        source: Shards | LlavaJson = Shards(
+            entry["path"], cache=config.out / "shards", damage=Damage(path=_listed(config))
+        )
+        where = f"{config.out / 'broken.jsonl'} lists them"
     else:
         source = LlavaJson(entry["path"], entry["images"], pairs=pairs, seed=config.seed)
         if not pairs and entry["captions"] is not None:
             source.attach_captions(entry["captions"])
+        where = "they have no answer, or no picture and caption where a pair is meant"
+    if source.left_out:
+        distributed.tell(f"{source.left_out:,} records of {entry['path']} are left out: {where}.")
     return source, float(entry["weight"])
 
 
+def _listed(config: TrainConfig) -> Path | None:
+    """For what every process meets: one lists it."""
+    return config.out / "broken.jsonl" if distributed.leads() else None
+
+
 def _held_out(source: Source, count: int) -> tuple[Source, Source]:
-    """What is trained on, and `count` records, evenly spread, that are not; never more than a tenth."""
+    """What is trained on, and `count` records, evenly spread, that are not; never more than a tenth.
+
+    Nor are other records of the pictures of these.
+    """
     count = min(count, len(source) // 10)
     held = np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64)) if count else np.arange(0)
     kept = np.setdiff1d(np.arange(len(source)), held)
+    if (pictures := source.pictures()) is not None:
+        seen = pictures[held]
+        kept = kept[~np.isin(pictures[kept], seen[seen > 0])]
     return Subset(source, kept), Subset(source, held)

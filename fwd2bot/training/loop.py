@@ -248,13 +248,21 @@ class _Steps(Dataset[Any]):
         self.stage = stage
 
     def __getitem__(self, step: int) -> Any:
-        return self.stage.batch(step)
+        """The batch, or the user's mistake that was met: torch would raise it with a traceback in its sentence."""
+        try:
+            return self.stage.batch(step)
+        except Fwd2BotError as error:
+            return error
 
 
 def batches(stage: Stage, config: TrainConfig, first: int) -> Iterator[Any]:
-    """The batches from step `first` to the last; prepared by worker processes where there are any."""
+    """The batches from step `first` to the last; prepared by worker processes where there are any.
+
+    These are forked: they share the stage as it is, which another process would have to be sent.
+    """
     if not config.workers:
-        return (stage.batch(step) for step in range(first, config.steps))
+        yield from (stage.batch(step) for step in range(first, config.steps))
+        return
     loader = DataLoader(
         _Steps(stage),
         batch_size=None,
@@ -262,8 +270,12 @@ def batches(stage: Stage, config: TrainConfig, first: int) -> Iterator[Any]:
         num_workers=config.workers,
         prefetch_factor=4,
         collate_fn=_unchanged,
+        multiprocessing_context="fork",
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, Fwd2BotError):
+            raise batch
+        yield batch
 
 
 def _unchanged(batch: Any) -> Any:

@@ -4,6 +4,8 @@ Everything follows from the step, so a run that is resumed needs its step and no
 finds its part of a batch by itself.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -42,7 +44,7 @@ class Sampler:
     sources: with weights; those of conversations share the steps of L_AR, those of pairs theirs. batch_size: records a
     step; pairs: in a step of pairs. A loss that is off takes its kinds with it.
 
-    Raises InputError where nothing is left to learn from.
+    Raises InputError where nothing is left to learn from, or a batch of L_disc must hold a pair twice.
     """
 
     def __init__(
@@ -70,6 +72,9 @@ class Sampler:
         self._mixtures = {
             kind: Mixture([(part, float(share)) for part, share in found], seed) for kind, found in parts.items()
         }
+        self._contrasted = [kind for kind in self._kinds if contrastive and PAIR in kind]
+        for kind in self._contrasted:
+            _check_distinct(parts[kind], self._sizes[kind])
         self._cuts: dict[Kind, tuple[int, list[list[tuple[Source, int]]]]] = {}
 
     def at(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
@@ -84,12 +89,31 @@ class Sampler:
         return Batch(kind, self._cuts[kind][1][batch][rank::ranks])
 
     def _cut(self, kind: Kind, window: int) -> list[list[tuple[Source, int]]]:
-        """The batches of a stretch of records, from short to long."""
+        """The batches of a stretch of records, from short to long.
+
+        Pairs that stand in it again, as those of a small source do, come behind all others: of as many characters, they
+        would be in one batch with themselves, and a pair is no negative of itself.
+        """
         mixture, count = self._mixtures[kind], WINDOW * self._sizes[kind]
         records = [mixture.at(position) for position in range(window * count, (window + 1) * count)]
         lengths = {id(source): source.text_lengths() for source in mixture.sources}
-        order = np.argsort([lengths[id(source)][index] for source, index in records], kind="stable")
+        seen: Counter[tuple[int, int]] = Counter()
+        times = []
+        for source, index in records:
+            times.append(seen[id(source), index])
+            seen[id(source), index] += kind in self._contrasted
+        order = np.lexsort(([lengths[id(source)][index] for source, index in records], times))
         return [[records[place] for place in part] for part in order.reshape(WINDOW, -1)]
+
+
+def _check_distinct(parts: Sequence[tuple[Source, Fraction]], size: int) -> None:
+    whole = sum((share for _, share in parts), Fraction(0))
+    for source, share in parts:
+        if len(source) < (most := math.ceil(size * share / whole)):
+            raise InputError(
+                f"{source.name} has {len(source)} pairs, and a batch of L_disc takes {most} of them, so that one "
+                "would be its own negative: add pairs, or lower contrastive_batch, batch_size or the source's weight."
+            )
 
 
 def _parts(
