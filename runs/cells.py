@@ -5,7 +5,8 @@
 
 A cell is configs/evidence.yaml with a few values changed, trained from one seed, and measured with each number of
 tokens that it gives: 11 to 34 minutes of a core with bfloat16 instructions, one to three and a half hours of one
-without. What its papers use without training is not trained here either, and measured on the base as it is, in five.
+without. What is published without training is measured on the base as it is, in five; VisionZip and PruMerge, whose
+papers have both, with training and without.
 Models go to work/evidence/, figures to results/evidence/CELL-TOKENS-SEED.json. What is there is not made again, what
 was stopped goes on, and a cell that fails is told at the end, the others being made all the same. Several processes may
 run at once, each with a part of the cores (OMP_NUM_THREADS): what one is making, the others leave alone.
@@ -96,6 +97,8 @@ EACH = (
 """Methods with a training for each number of tokens."""
 UNTRAINED = ("fastv", "v2drop", "illava", "text_interaction")
 """Methods that leave image rows out of a language model that was trained with all of them."""
+BOTH_WAYS = ("visionzip", "prumerge")
+"""Methods of `EACH` that are published without training, too."""
 CELLS: dict[str, Cell] = {
     "identity": rival("identity", 144, one_word=True, blank=True),
     **{f"fwd2bot-{count}": rival("fwd2bot", count) for count in (32, 16, 4)},
@@ -108,11 +111,13 @@ CELLS: dict[str, Cell] = {
     "average_pool_unscaled-16": Cell((16,), {"compressor": "average_pool", "num_tokens": 16, "token_scale": 1.0}),
     "base": untrained("identity", 144),
     **{f"{name}-{count}": untrained(name, count) for name in UNTRAINED for count in GRID},
+    **{f"{name}_untrained-{count}": untrained(name, count) for name in BOTH_WAYS for count in GRID},
     "matryoshka_multimodal": nested("matryoshka_multimodal", *GRID, one_word=True),
     "matryoshka_query": nested("matryoshka_query", *GRID, one_word=True),
     **{f"compress_only-{count}": rival("compress_only", count) for count in (16, 4)},
     "single_forward-16": rival("single_forward", 16),
-    "e5v": Cell((1,), {"compressor": "e5v", "num_tokens": 1}, {"losses": {"contrastive": 1.0}}),
+    # It learns from texts alone, so it must see pictures as the base learnt them.
+    "e5v": Cell((1,), {"compressor": "e5v", "num_tokens": 1, "token_scale": 1.0}, {"losses": {"contrastive": 1.0}}),
     "vlm2vec": Cell(
         (1,), {"compressor": "vlm2vec", "num_tokens": 1, "temperature": 0.02}, {"losses": {"contrastive": 1.0}}
     ),

@@ -29,8 +29,12 @@ BASE = ROOT / "fwd2bot/bundled/emoji-world/base/config.json"
 OF_THE_BUNDLED = ("fwd2bot-16", "fwd2bot-4", "fixed-16", "fixed-4", "average_pool-16", "average_pool-4")
 LONG = {"fwd2bot": "fwd2bot-prefix", "fixed": "fwd2bot"}
 """Files in results/world whose cells have other names."""
-NAMES = {"fwd2bot-prefix": "fwd2bot, one training"}
-"""Of cells that are no method of the catalogue."""
+NAMES = {
+    "fwd2bot-prefix": "fwd2bot, one training",
+    "visionzip_untrained": "visionzip, untrained",
+    "prumerge_untrained": "prumerge, untrained",
+}
+"""Of cells, without their numbers of tokens, that are no method of the catalogue."""
 NOT_DRAWN = ("base", "average_pool_unscaled-16")
 """`identity` stands for every visual token, with the budget of the others; the second is a control."""
 T2I = "text_to_image_R@1"
@@ -54,7 +58,8 @@ class Drawing:
 
 def drawn_as(cell: str) -> str:
     """The method whose line a cell is a point of."""
-    return cell if cell in NAMES else CELLS[cell].compressor.get("compressor", cell)
+    name = next((name for name in NAMES if cell == name or cell.startswith(f"{name}-")), None)
+    return CELLS[cell].compressor.get("compressor", cell) if name is None else name
 
 
 def of_evidence() -> Drawing:

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cells import EACH, GRID, UNTRAINED, make_all
+from cells import BOTH_WAYS, EACH, GRID, UNTRAINED, make_all
 
 UNDERSTANDING = (
     "base", "identity",
     "fwd2bot-32", "fwd2bot-16", "fwd2bot-4", "fwd2bot-prefix",
     "matryoshka_multimodal", "matryoshka_query",
-    *(f"{name}-{count}" for count in GRID for name in (*EACH, *UNTRAINED)),
+    *(f"{name}-{count}" for count in GRID for name in (*EACH, *UNTRAINED, *(f"{one}_untrained" for one in BOTH_WAYS))),
     "single_forward-16", "compress_only-16", "compress_only-4", "average_pool_unscaled-16",
 )  # fmt: skip
 RETRIEVAL = (
