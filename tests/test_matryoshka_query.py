@@ -64,4 +64,5 @@ def test_resampler_starts_as_published():
     made = Resampler(64, 64, 400)
     assert abs(made.query_embeddings.std().item() - 0.02) < 0.001
     assert abs(made.projection.std().item() - 0.05) < 0.001
+    assert abs(made.attention.out_proj.weight.std().item() - 0.02) < 0.001  # torch's own would be 0.07
     assert made.attention.num_heads == 16

@@ -54,6 +54,7 @@ class Resampler(nn.Module):
         nn.init.trunc_normal_(self.query_embeddings, std=0.02)
         self.query_norm, self.key_norm, self.value_norm = (nn.LayerNorm(width, eps=1e-6) for _ in range(3))
         self.attention = nn.MultiheadAttention(width, math.gcd(16, width), batch_first=True)
+        nn.init.trunc_normal_(self.attention.out_proj.weight, std=0.02)
         self.projection = nn.Parameter(torch.randn(width, out) / math.sqrt(out))
         self.register_buffer("codes", place_codes(CODED, width), persistent=False)
 

@@ -2,7 +2,8 @@
 
 Source: Li et al. (2024), arXiv 2411.03312, and github.com/locuslab/llava-token-compression. Levels 12, 16, 22 and 23 of
 the 23 layers that LLaVA-1.5 runs of its tower are read, the same shares of another's. The question is read alone,
-without a template; in a conversation it is the first one.
+without a template; in a conversation it is the first one. Published with a projector that is trained, too; here that
+stays as it is unless `train_parts` names it.
 
 Shapes: B pictures, V visual tokens, K = g * g tokens, s * s visual tokens in the window of each, C width of the tower.
 """
