@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from fwd2bot.data.world.samples import CAPTION_QUESTION, draw_sample
 from fwd2bot.data.world.scene import SIGN, held_out, near_duplicate
 from fwd2bot.data.world.sprites import LETTERS, Sprites, default_sprites, object_names
 from fwd2bot.errors import InputError
+from fwd2bot.evaluation.world import gallery
 
+ROOT = Path(__file__).parent.parent
 KNOWN = {*object_names(), SIGN}
 PRINT = """
 import hashlib, json
@@ -336,3 +339,13 @@ def test_unknown_split_is_an_input_error() -> None:
 def test_scene_of_no_or_too_many_things_is_an_input_error(things: int) -> None:
     with pytest.raises(InputError, match=f"holds 1 to 9 things, not {things}"):
         make_scene("test", 0, max_things=things)
+
+
+@pytest.mark.parametrize(("images", "most"), [(200, 85.8), (1000, 83.5)])
+def test_the_most_that_retrieval_can_reach_is_told(images: int, most: float) -> None:
+    """Of equal captions, which find the same picture first, one can be right."""
+    listed = [captions(scene) for scene in gallery(images)]
+    owners = Counter(text for texts in listed for text in set(texts))
+    assert 100 * len(owners) / (5 * images) == pytest.approx(most, abs=0.05)
+    assert all(any(owners[text] == 1 for text in texts) for texts in listed)
+    assert f"{most} %" in (ROOT / "docs/world.md").read_text("utf-8")
