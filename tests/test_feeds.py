@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 from tiny_runs import config, settings, written
 
 from fwd2bot.data import shards
 from fwd2bot.data.world import captions, make_scene
 from fwd2bot.data.world.writers import write_world
 from fwd2bot.errors import InputError
+from fwd2bot.model import load
 from fwd2bot.training import run
 from fwd2bot.training.compressor import CompressorStage
 from fwd2bot.training.feeds import Batch, FileFeed
 from fwd2bot.training.loop import batches, build_stage
 
+ROOT = Path(__file__).parent.parent
 IMAGES = 40
 
 
@@ -272,3 +276,25 @@ def test_a_run_on_files_trains_evaluates_and_is_whole_after_a_stop(
     assert {"autoregressive", "contrastive"} <= {name for line in lines for name in line}
     assert any("val/1/answers" in line for line in lines)
     assert (folder / "done.json").exists()
+
+
+@pytest.mark.parametrize("size", ["7b", "13b"])
+def test_the_recipe_for_llava_runs_with_less_of_everything(
+    size: str, files: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    """All that the file says is kept, but for sizes and places; then the model answers from its tokens."""
+    values = yaml.safe_load((ROOT / f"configs/llava-1.5-{size}.yaml").read_text("utf-8"))
+    values |= {"out": str(tmp_path / "out"), "init": {"base": str(tiny_base)}, "workers": 2}
+    values |= {"batch_size": 4, "contrastive_batch": 8, "steps": 6, "validation": 8}
+    values |= {"checkpoint_every": 2, "evaluate_every": 3}
+    places = {"conversations": sources(files)[0], "captions": sources(files)[1]}
+    values["data"]["length"] = 320
+    values["data"]["sources"] = [{**one, **places[one["kind"]]} for one in values["data"]["sources"]]
+    folder = run(written(tmp_path, values))
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {3, 6}
+    assert all(sample["question"] and sample["truth"] for sample in samples)
+    model = load(folder)
+    tokens = model.compress([Image.new("RGB", (64, 48), "red")])
+    assert tuple(tokens.shape[1:]) == (16, 32)
+    assert len(model.answer(tokens, ["What is it?"])) == 1
