@@ -19,7 +19,8 @@ from fwd2bot.attention import taken, weights
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import IGNORED, encode_conversation, template_named
 from fwd2bot.errors import InputError
-from fwd2bot.llava import LANGUAGE_LAYERS, LONGEST, Llava
+from fwd2bot.llava import LANGUAGE_LAYERS, Llava
+from fwd2bot.preprocessing import seen_part
 
 
 @contextmanager
@@ -109,21 +110,8 @@ def view(compressor: Compressor, tokens: Tensor, question: str, text: str, pictu
         drawn = compression_attention(compressor, [picture], len(tokens))[0].mean(dim=0).tolist()
     return View(
         grid=(llava.grid, llava.grid),
-        seen=(1.0, 1.0) if picture is None else seen_part(llava, picture.size),
+        seen=(1.0, 1.0) if picture is None else seen_part(llava.image_processor, picture.size),
         compress=drawn,
         answer=answer_attention(compressor, tokens, text, question).mean(dim=(0, 1)).tolist(),
         text=text,
     )
-
-
-def seen_part(llava: Llava, size: tuple[int, int]) -> tuple[float, float]:
-    """Of a picture's width and height, the shares that reach the tower: its middle; more than 1 where it is padded."""
-    processor = llava.image_processor
-    reach = [min(side, LONGEST * min(size)) for side in size]
-    if processor.do_pad:
-        reach = [max(reach)] * 2
-    if processor.do_center_crop and processor.size.shortest_edge:
-        pixel = min(reach) / processor.size.shortest_edge  # sides of the picture's pixels in one of the model's
-        crop = processor.crop_size
-        reach = [min(side, pixel * wanted) for side, wanted in zip(reach, (crop.width, crop.height), strict=True)]
-    return reach[0] / size[0], reach[1] / size[1]

@@ -30,7 +30,8 @@ from fwd2bot.compressors.catalogue import make_compressor
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.disk import file_hash
 from fwd2bot.errors import InputError, ModelError
-from fwd2bot.llava import Llava, pads_pictures
+from fwd2bot.llava import Llava
+from fwd2bot.preprocessing import pads_pictures
 
 FORMAT = 1
 _EMBEDDINGS, _MODULES = "summary_embeddings.safetensors", "compressor.safetensors"

@@ -22,13 +22,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
 from fwd2bot import adapters, attention
 from fwd2bot.decoding import Cache, KeyValues, RunningBatch
 from fwd2bot.errors import ModelError
+from fwd2bot.preprocessing import ImageProcessor, image_processor, within_reason
 from fwd2bot.reduction import Reduction, Rows
 
 LANGUAGE_LAYERS = "model.language_model.layers"
@@ -38,7 +37,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "projector": ("model.multi_modal_projector",),
     "language": ("model.language_model", "lm_head"),
 }
-LONGEST = 4  # of a picture's sides the longer one, in shorter ones: what is beyond is cut off
 
 
 class Llava(nn.Module):
@@ -48,13 +46,13 @@ class Llava(nn.Module):
         self,
         network: LlavaForConditionalGeneration,
         tokenizer: PreTrainedTokenizerBase,
-        image_processor: CLIPImageProcessorPil | LlavaImageProcessorPil,
+        processor: ImageProcessor,
     ) -> None:
         super().__init__()
         network.set_attn_implementation(attention.register())
         self.network: Any = network
         self.tokenizer: Any = tokenizer
-        self.image_processor: Any = image_processor
+        self.image_processor: Any = processor
         self.gradient_checkpointing = False
         self._run_layer: Callable[..., Tensor] = _run_layer
         self._run_block: Callable[..., Tensor] = _run_block
@@ -75,14 +73,14 @@ class Llava(nn.Module):
                 name, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
-            image_processor = _image_processor(name)
+            processor = image_processor(name)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{name} cannot be loaded as a LLaVA-1.5 model of transformers: {reason}") from error
         network, report = loaded
         if report["missing_keys"]:
             raise ModelError(f"{name} lacks weights of a LLaVA, such as {sorted(report['missing_keys'])[0]}.")
-        return cls(network, tokenizer, image_processor).eval()
+        return cls(network, tokenizer, processor).eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Writes the folder that `from_folder` reads, without adapters; `dtype` is that of the file."""
@@ -184,7 +182,8 @@ class Llava(nn.Module):
             return torch.cat(list(pool.map(self._prepared, parts)))
 
     def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
-        shown = [_within_reason(image.convert("RGB")) for image in images]
+        padded = bool(self.image_processor.do_pad)
+        shown = [within_reason(image.convert("RGB"), padded=padded) for image in images]
         inputs = self.image_processor(shown, return_tensors="pt", input_data_format="channels_last")
         pixels: Tensor = inputs["pixel_values"]
         return pixels
@@ -411,29 +410,6 @@ def _run_block(block: nn.Module, hidden: Tensor) -> Tensor:
     """One layer of the tower."""
     outputs: Tensor = block(hidden, None)
     return outputs
-
-
-def _within_reason(image: Image.Image) -> Image.Image:
-    """The centre of a very long picture: its shorter side is scaled up to the model's, and the ends are cut off."""
-    width, height = image.size
-    side = LONGEST * min(width, height)
-    if max(width, height) <= side:
-        return image
-    left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
-    return image.crop((left, top, left + min(width, side), top + min(height, side)))
-
-
-def pads_pictures(name: str | Path) -> bool:
-    """Whether a picture is made a square by padding it; else the folder's preprocessing does it in its own way."""
-    processor: Any = CLIPImageProcessorPil.from_pretrained(name)
-    return bool(processor.do_center_crop or processor.do_pad)
-
-
-def _image_processor(name: str | Path) -> Any:
-    """The folder's. Where it would cut a picture to a square, it pads it to one first, as LLaVA-1.5 does."""
-    if pads_pictures(name):
-        return LlavaImageProcessorPil.from_pretrained(name, do_pad=True)
-    return CLIPImageProcessorPil.from_pretrained(name)
 
 
 def _range(embeddings: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """What is attended to, against transformers' eager kernel and cases worked by hand; the view of one image."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -10,13 +9,14 @@ from tiny import tiny_compressor, tiny_llava
 from torch import Tensor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from fwd2bot.attended import answer_attention, compression_attention, seen_part, watching
+from fwd2bot.attended import answer_attention, compression_attention, watching
 from fwd2bot.data.conversations import encode_conversation, template_named
 from fwd2bot.data.world import make_scene
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.world import pictures
 from fwd2bot.llava import LANGUAGE_LAYERS, Llava
 from fwd2bot.model import Fwd2Bot
+from fwd2bot.preprocessing import seen_part
 
 SCENES = [make_scene("test", index) for index in range(2)]
 
@@ -146,7 +146,7 @@ def test_view_of_a_shorter_row_watches_as_many_tokens(model: Fwd2Bot) -> None:
         (False, (300, 200), (1.0, 1.0)),
         (False, (100, 1000), (1.0, 0.4)),  # four of its widths
         (True, (300, 200), (0.75, 1.5 * 0.75)),  # padded to a square, of which 96 of 128 rows of pixels are kept
-        (True, (100, 1000), (4 * 0.75, 0.4 * 0.75)),
+        (True, (100, 1000), (10 * 0.75, 0.75)),
     ],
 )
 def test_seen_part_is_what_is_left_of_the_padded_square(
@@ -158,8 +158,7 @@ def test_seen_part_is_what_is_left_of_the_padded_square(
         size=SimpleNamespace(shortest_edge=128),
         crop_size=SimpleNamespace(width=96, height=96),
     )
-    llava: Any = SimpleNamespace(image_processor=processor)
-    assert seen_part(llava, size) == pytest.approx(seen)
+    assert seen_part(processor, size) == pytest.approx(seen)
 
 
 def test_seen_part_is_what_the_processor_keeps() -> None:
@@ -168,7 +167,7 @@ def test_seen_part_is_what_the_processor_keeps() -> None:
     square = {"height": 32, "width": 32}
     llava.image_processor = LlavaImageProcessorPil(size={"shortest_edge": 48}, crop_size=square, do_pad=True)
     shown = Image.new("RGB", (300, 120), "black")
-    across, down = seen_part(llava, shown.size)
+    across, down = seen_part(llava.image_processor, shown.size)
     assert across < 1 < down
     margin = 8  # of the resampling
     left = (300 - round(across * 300)) // 2 - margin

@@ -9,6 +9,7 @@ from tiny import tiny_llava, tiny_pixels
 from tokenizers import Tokenizer
 from transformers import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from fwd2bot.attention import independent_turns
 from fwd2bot.data.conversations import TEMPLATES, encode_conversation
@@ -176,7 +177,7 @@ def test_pixels_are_those_of_the_image_processor(llava):
     assert torch.equal(llava.pixels([image]), expected)
 
 
-@pytest.mark.parametrize("size", [(60, 20), (20, 61), (33, 32), (16, 16)])
+@pytest.mark.parametrize("size", [(60, 20), (20, 61), (33, 32), (16, 16), (12, 300)])
 def test_picture_is_padded_to_a_square_as_llava_does_where_the_processor_would_crop(llava, tmp_path, size):
     clip = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     llava.save(tmp_path)
@@ -190,6 +191,18 @@ def test_picture_is_padded_to_a_square_as_llava_does_where_the_processor_would_c
     assert torch.equal(Llava.from_folder(tmp_path).pixels([image]), expected)
     own = AutoImageProcessor.from_pretrained(tmp_path)
     assert torch.equal(own(image, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_a_very_long_picture_is_padded_whole(llava):
+    """A square of 20,000 pixels a side would take 1.2 GB; both ends are still there, and the middle."""
+    llava.image_processor = LlavaImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_pad=True
+    )
+    image = Image.new("RGB", (20_000, 3_000), "black")
+    for left in (0, 7_500, 17_500):
+        image.paste("white", (left, 0, left + 2_500, 3_000))
+    row = llava.pixels([image])[0, 0, 8]
+    assert (row > row.mean()).nonzero().flatten().tolist() == [0, 1, 6, 7, 14, 15]
 
 
 def expand2square(image, colour):
