@@ -45,3 +45,8 @@ def check_list(given: Any, what: str) -> None:
     """Raises InputError where one text stands for a list: its letters would be taken one by one."""
     if isinstance(given, str | Path):
         raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")
+
+
+def no_numbers(image: str) -> str:
+    """Why an image has no row, in a sentence."""
+    return f"The model gave no finite numbers for {image}: try --dtype float32."

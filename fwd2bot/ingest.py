@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fwd2bot.disk import gone
-from fwd2bot.errors import ImageError
+from fwd2bot.errors import ImageError, no_numbers
 from fwd2bot.images import Picture, content_hash, decode, longer_name, read_bytes
 from fwd2bot.store import Row, Store
 
@@ -101,7 +101,7 @@ class Ingest:
         if read.error is None and read.picture is None and read.row is None and read.hash not in self:
             read = read_file(path, known=())  # its row was there when it was read, and went with its last name
         if read.error is not None or read.hash in self._bad:
-            self.report.failed.append((name, read.error or _no_numbers(path)))
+            self.report.failed.append((name, read.error or no_numbers(path)))
             return
         name = self._free_name(name, path, read.hash)
         there, pending = self._owner(name), name in self._owners
@@ -231,7 +231,7 @@ class Ingest:
         self.report.named -= len(others)
         for one in (row, *others):
             self._owners.pop(one.name, None)
-            self.report.failed.append((one.name, _no_numbers(one.path)))
+            self.report.failed.append((one.name, no_numbers(one.path)))
 
     @property
     def _in_work(self) -> int:
@@ -270,10 +270,6 @@ class ReadFile:
     modified: int = 0
     row: Row | None = None
     error: str | None = None
-
-
-def _no_numbers(path: str) -> str:
-    return f"The model gave no finite numbers for {path}: try --dtype float32."
 
 
 def read_file(path: str, known: Container[str]) -> ReadFile:

@@ -17,15 +17,17 @@ LARGEST = 4096
 def image_processor(name: str | Path) -> Any:
     """The folder's, or that of a hub id. Where it would cut a picture to a square, it pads it to one first, as
     LLaVA-1.5 does."""
-    if pads_pictures(name):
-        return LlavaImageProcessorPil.from_pretrained(name, do_pad=True)
-    return CLIPImageProcessorPil.from_pretrained(name)
+    own = CLIPImageProcessorPil.from_pretrained(name)
+    return LlavaImageProcessorPil.from_pretrained(name, do_pad=True) if _pads(own) else own
 
 
 def pads_pictures(name: str | Path) -> bool:
     """Whether a picture is made a square by padding it; else the folder's preprocessing does it in its own way."""
-    processor: Any = CLIPImageProcessorPil.from_pretrained(name)
-    return bool(processor.do_center_crop or processor.do_pad)
+    return _pads(CLIPImageProcessorPil.from_pretrained(name))
+
+
+def _pads(own: Any) -> bool:
+    return bool(own.do_center_crop or own.do_pad)
 
 
 def within_reason(image: Image.Image, *, padded: bool) -> Image.Image:

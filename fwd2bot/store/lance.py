@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fwd2bot.errors import InputError, StoreError, check_list
+from fwd2bot.errors import InputError, StoreError, check_list, no_numbers
 from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
 from fwd2bot.store.columns import fixed
@@ -396,7 +396,7 @@ class LanceStore(Store):
         if row.tokens is None or row.vector is None or shapes != wanted:
             raise StoreError(f"Rows of {self.path} hold tokens and a vector of shapes {wanted}, not {shapes}.")
         if not (np.isfinite(row.tokens).all() and np.isfinite(row.vector).all()):
-            raise StoreError(f"The model gave no finite numbers for {row.name}: try --dtype float32.")
+            raise StoreError(no_numbers(row.name))
 
     def _changes(self, rows: Sequence[Row]) -> tuple[list[New], dict[str, dict[str, str]]]:
         """What rows bring: the new ones with their names, and the new names of those that are there."""

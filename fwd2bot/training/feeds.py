@@ -24,6 +24,8 @@ from fwd2bot.training.sampler import PAIR, Sampler
 from fwd2bot.training.stage import pad_to, scene_pixels, step_indices, turn_numbers, validation_indices
 
 Row = tuple[Record, Image.Image | None]
+BROKEN = "broken.jsonl"
+"""Beside the checkpoints: pictures that could not be read, and what was left out."""
 
 
 class Batch(NamedTuple):
@@ -110,7 +112,7 @@ class FileFeed(Feed):
             contrastive=contrastive,
         )
         self.held_out = [held for _, held in parts]
-        self.damage = Damage(float(config.data["broken"]), path=config.out / "broken.jsonl")
+        self.damage = Damage(float(config.data["broken"]), path=config.out / BROKEN)
         self.held_damage = Damage(1.0, path=_listed(config))  # the same pictures again and again: not judged
 
     def batch(self, step: int) -> Batch:
@@ -179,7 +181,7 @@ def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, flo
         source: Shards | LlavaJson = Shards(
             entry["path"], cache=config.out / "shards", damage=Damage(path=_listed(config))
         )
-        where = f"{config.out / 'broken.jsonl'} lists them"
+        where = f"{config.out / BROKEN} lists them"
     else:
         source = LlavaJson(entry["path"], entry["images"], pairs=pairs, seed=config.seed)
         if not pairs and entry["captions"] is not None:
@@ -192,7 +194,7 @@ def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, flo
 
 def _listed(config: TrainConfig) -> Path | None:
     """For what every process meets: one lists it."""
-    return config.out / "broken.jsonl" if distributed.leads() else None
+    return config.out / BROKEN if distributed.leads() else None
 
 
 def _held_out(source: Source, count: int) -> tuple[Source, Source]:
