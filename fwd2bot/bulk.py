@@ -17,11 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.engine import Model, open_or_create
+from fwd2bot.engine import Model, open_or_create, pictures_for
 from fwd2bot.errors import InputError
-from fwd2bot.images import find_images
 from fwd2bot.ingest import CompressReport, Ingest, ReadFile, as_array, read_ahead
 from fwd2bot.store import Row, Store
+from fwd2bot.store.names import path_of, path_text
 
 _FILE = [("name", pa.string()), ("path", pa.string())]
 _CONTENT = [("hash", pa.string()), ("error", pa.string()), ("file_bytes", pa.int64()), ("modified", pa.int64())]
@@ -56,10 +56,7 @@ def compress_with_ray(
     data = _ray_data()
     from fwd2bot.model import load
 
-    paths = list(paths)
-    found = find_images(paths)
-    if not found:
-        raise InputError(f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files.")
+    found = pictures_for(paths, store_path)
     model = load(source, device="cpu")  # for its name, numbers of tokens and fingerprint; it compresses nothing here
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     with store.writing():
@@ -83,9 +80,9 @@ def compress_with_ray(
 
 
 def found_tables(found: Sequence[tuple[str, str]]) -> list[pa.Table]:
-    """Names and paths, as blocks that tasks share out among themselves."""
+    """Names and paths, as blocks that tasks share out among themselves; a path need not be UTF-8 (`path_text`)."""
     return [
-        pa.table([[name for name, _ in part], [path for _, path in part]], schema=FOUND)
+        pa.table([[name for name, _ in part], [path_text(path) for _, path in part]], schema=FOUND)
         for part in (found[start : start + FILES_A_BLOCK] for start in range(0, len(found), FILES_A_BLOCK))
     ]
 
@@ -104,10 +101,11 @@ class Known:
 
 def read_files(table: pa.Table, known: NDArray[np.bytes_]) -> pa.Table:
     """FOUND -> READ."""
-    pairs = [(row["name"], row["path"]) for row in table.to_pylist()]
+    pairs = [(row["name"], path_of(row["path"])) for row in table.to_pylist()]
     rows: list[dict[str, Any]] = []
     for name, path, read in read_ahead(pairs, Known(known), len(pairs)):
-        row: dict[str, Any] = {"name": name, "path": path, "hash": read.hash, "error": read.error}
+        error = None if read.error is None else path_text(read.error)
+        row: dict[str, Any] = {"name": name, "path": path_text(path), "hash": read.hash, "error": error}
         row["modified"] = read.modified
         if read.picture is not None:
             picture = read.picture
@@ -137,7 +135,7 @@ def write_rows(model: Model, store: Store, tables: Iterable[pa.Table], batch_siz
     try:
         for table in tables:
             for row in table.to_pylist():
-                ingest.take(row["name"], row["path"], _as_read(row, store.header.num_tokens))
+                ingest.take(row["name"], path_of(row["path"]), _as_read(row, store.header.num_tokens))
         ingest.commit()
     except BaseException:  # Ctrl-C, a worker that cannot load the model: what has come is kept
         ingest.abandon()
@@ -149,7 +147,8 @@ def write_rows(model: Model, store: Store, tables: Iterable[pa.Table], batch_siz
 
 def _as_read(row: dict[str, Any], num_tokens: int) -> ReadFile:
     if row["tokens"] is None:
-        return ReadFile(hash=row["hash"], error=row["error"], modified=row["modified"])
+        error = None if row["error"] is None else path_of(row["error"])
+        return ReadFile(hash=row["hash"], error=error, modified=row["modified"])
     made = Row(
         name=row["name"],
         hash=row["hash"],

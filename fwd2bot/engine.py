@@ -97,13 +97,7 @@ def compress_images(
     """
     if batch_size < 1:
         raise InputError(f"The batch must hold at least 1 picture, not {batch_size}.")
-    check_list(paths, "paths")
-    paths = list(paths)
-    found = find_images(paths)
-    if not found:
-        raise InputError(f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files.")
-    if not Store.exists(store_path) and not any(os.path.lexists(path) for _, path in found):
-        raise ImageError(f"{paths[0]} is not there: check the path.")
+    found = pictures_for(paths, store_path)
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     began = time.monotonic()
     with store.writing():
@@ -113,6 +107,18 @@ def compress_images(
         progress(len(found), len(found))
     report.seconds = time.monotonic() - began
     return report
+
+
+def pictures_for(paths: Iterable[str | Path], store_path: str | Path) -> list[tuple[str, str]]:
+    """What is to be compressed into a store: names and paths. Raises InputError, ImageError as `compress_images`."""
+    check_list(paths, "paths")
+    paths = list(paths)
+    found = find_images(paths)
+    if not found:
+        raise InputError(f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}: give folders or files.")
+    if not Store.exists(store_path) and not any(os.path.lexists(path) for _, path in found):
+        raise ImageError(f"{paths[0]} is not there: check the path.")
+    return found
 
 
 def open_or_create(

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fwd2bot.errors import ImageError, InputError
 
@@ -103,7 +103,7 @@ def decode(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
                 raise ImageError(f"{name} is too narrow ({sides}): cut it into pieces first.")
             image.draft("RGB", (min(width, 2 * ENOUGH), min(height, 2 * ENOUGH)))  # JPEG alone heeds it
             with _one_large_at_a_time if image.width * image.height > _LARGE else nullcontext():
-                picture = _small_rgb(image)
+                picture, turned = _small_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -114,7 +114,7 @@ def decode(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
         raise ImageError(f"{name} is too large for the memory of this machine.") from None
     except Exception as error:  # decoders of damaged files raise nearly everything: OSError, SyntaxError, struct.error
         raise ImageError(f"{name} is damaged or cut short: {_reason(error)}.") from None
-    if (width > height) != (picture.width > picture.height):  # it was lying on its side
+    if turned:
         width, height = height, width
     return Picture(image=picture, hash=content_hash(content), file_bytes=len(content), width=width, height=height)
 
@@ -185,18 +185,21 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _small_rgb(image: Image.Image) -> Image.Image:
+def _small_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """And whether it was lying on its side."""
     image.load()
-    picture = _rgb(_upright(image))
+    upright, turned = _upright(image)
+    picture = _rgb(upright)
     factor = min(picture.size) // ENOUGH
-    return picture.reduce(factor) if factor > 1 else picture
+    return picture.reduce(factor) if factor > 1 else picture, turned
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(image), orientation in range(5, 9)
     except Exception:  # a damaged EXIF block spoils nothing but the rotation
-        return image.copy()
+        return image.copy(), False
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -98,6 +98,14 @@ class Ingest:
         return self.report
 
     def take(self, name: str, path: str, read: "ReadFile") -> None:
+        """One more file, and a commit where it is time for one."""
+        self._take(name, path, read)
+        new, many = len(self._rows) + self._in_work + len(self._names), len(self._later) >= self._most_names
+        if many or new >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
+            self._commit(whole=many or self._touched)
+            self._start_clock()
+
+    def _take(self, name: str, path: str, read: "ReadFile") -> None:
         if read.error is None and read.picture is None and read.row is None and read.hash not in self:
             read = read_file(path, known=())  # its row was there when it was read, and went with its last name
         if read.error is not None or read.hash in self._bad:
@@ -120,10 +128,6 @@ class Ingest:
         else:
             self._touched |= there is not None or pending
             self._take_new(name, path, read)
-        new, many = len(self._rows) + self._in_work + len(self._names), len(self._later) >= self._most_names
-        if many or new >= COMMIT_ROWS or self._seconds() > COMMIT_SECONDS:
-            self._commit(whole=many or self._touched)
-            self._start_clock()
 
     def commit(self) -> None:
         """Everything that was taken is in the store afterwards."""

@@ -58,6 +58,7 @@ def migrate(
     with old.writing():
         new = _begun(model, half, num_tokens, quantisation)
         with new.writing():
+            _forget_deleted(old, new)
             found = [(row.name, row.path) for row in old.listing()]
             ingest = Ingest(model, new, batch_size)
             report = MigrateReport(store=str(path), failed=ingest.run(found, progress).failed)
@@ -79,6 +80,15 @@ def _check_new(model: Model, old: Store, num_tokens: int, quantisation: str) -> 
         raise InputError(f"The rows of {old.path} were written by {model.name} as it is: there is nothing to migrate.")
     if not old.names():
         raise InputError(f"{old.path} is empty: make a new store with `fwd2bot compress`.")
+
+
+def _forget_deleted(old: Store, new: Store) -> None:
+    """What was deleted since the migration began leaves the new store, too; another picture may have its name."""
+    owners = ((row, old.owner(row.name)) for row in new.listing())
+    gone = [row.name for row, owner in owners if owner is None or (owner[0] != row.hash and owner[1] != row.path)]
+    if gone:
+        new.remove(gone)
+        new.tidy(erase=True)
 
 
 def _begun(model: Model, half: Path, num_tokens: int, quantisation: str) -> Store:

@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from fwd2bot.bulk import (
     write_rows,
 )  # fmt: skip
 from fwd2bot.engine import compress_images, open_or_create
-from fwd2bot.errors import InputError
+from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.images import find_images
 from fwd2bot.ingest import CompressReport
 from fwd2bot.store import Store
@@ -118,6 +119,27 @@ def test_rows_are_committed_as_they_come(photos: Path, tmp_path: Path, monkeypat
     write_rows(model, open_or_create(model, tmp_path / "s"), watched(), 1)
     assert seen[-1] >= 3
     assert 0 in seen
+
+
+def test_paths_that_are_no_text_travel_too(photos: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(photos)
+    try:
+        os.rename(folder + b"/red.png", folder + b"/\xff.png")  # noqa: PTH104 (bytes)
+        os.rename(folder + b"/text.png", folder + b"/\xfe.png")  # noqa: PTH104
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    one = compress_images(FakeModel(), [photos], tmp_path / "one")
+    several, _ = steps(FakeModel(), photos, tmp_path / "several")
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
+    assert several.failed == one.failed
+
+
+@pytest.mark.parametrize(("given", "says"), [("photos", "is no list of paths"), (["nowhere"], "is not there")])
+def test_ray_is_not_asked_for_paths_that_are_none(tmp_path: Path, given: Any, says: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'fwd2bot[ray]'")
+    with pytest.raises(Fwd2BotError, match=says):
+        compress_with_ray("emoji-world", given, tmp_path / "s", workers=1)
+    assert not (tmp_path / "s").exists()
 
 
 def test_pixels_travel_unchanged(tmp_path: Path) -> None:

@@ -270,6 +270,25 @@ def test_a_repair_that_was_killed_is_begun_anew(path):
     assert_holds_all(path, NAMES)
 
 
+def test_a_tidying_that_was_killed_before_guards_went_is_no_damage(path, monkeypatch):
+    def killed(root):
+        raise KeyboardInterrupt
+
+    store = Store.open(path)
+    store.remove(["9"])
+    with monkeypatch.context() as patch:
+        patch.setattr(care.guards, "protect", killed)
+        with pytest.raises(KeyboardInterrupt), store.writing():
+            store.tidy(erase=True)
+    left = {file.name.removesuffix(".guard") for file in (path / "care").iterdir()}
+    assert {name for name in left if name.endswith((".lance", ".arrow"))} - {one.name for one in path.rglob("*")}
+    found = verify(path)
+    assert (found.whole, found.rows) == (True, 58)
+    assert repair(path).aside is None
+    flip(place_of(path, "20")[0], [place_of(path, "20")[1]])  # real damage beside it is found as ever
+    assert [one.image for one in verify(path).images] == ["20"]
+
+
 def test_guards_are_on_the_disk_before_the_manifest_counts(tmp_path, monkeypatch):
     """In order: data, its guard, then the manifest, whose guard comes last; none gets its name before its bytes lie."""
     store = new_store(tmp_path / "s")

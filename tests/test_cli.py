@@ -194,6 +194,7 @@ def test_json_of_compress(run: Run, tmp_path: Path) -> None:
         (["ask", "?", "--store", "album.store"], 2, "About which image?"),
         (["ask", "?", "--all", "--image", "fox.png", "--store", "album.store"], 2, "About which image?"),
         (["ask", "?", "--questions", "q.jsonl", "--store", "album.store"], 2, "leave out QUESTION"),
+        (["ask", "--questions", "q.jsonl", "--path", "*", "--store", "album.store"], 2, "and --path and its like"),
         (["ask", "--questions", "q.jsonl", "--store", "album.store"], 2, "There is no file q.jsonl"),
         (["ask", "?", "--all", "--store", "missing.store"], 5, "There is no store at missing.store"),
         (["ask", "?", "--all", "--store", "album.store", "--model", "other"], 5, "written by fake"),

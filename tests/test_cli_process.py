@@ -117,6 +117,12 @@ def test_output_that_cannot_be_written_is_one_sentence(run: Run, album: Path) ->
     assert (ran.returncode, ran.stderr) == (1, "fwd2bot: stdout is closed: leave it open, or send it to /dev/null\n")
 
 
+def test_a_command_works_with_stderr_closed(run: Run, album: Path) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m fwd2bot duplicates album.store --json 2>&-"
+    ran = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "[]\n")
+
+
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run: Run, tmp_path: Path) -> None:
     for place in range(20):
         picture(tmp_path / f"p/{place}.png", "red", "blue").write_bytes(

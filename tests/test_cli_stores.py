@@ -122,6 +122,38 @@ def test_delete_takes_names_and_leaves_nothing_of_them_on_the_disk(run, photos, 
     assert run("delete", "album.store", "fox.png").code == 2
 
 
+@pytest.mark.parametrize("again", [("fox.png",), ("--missing",)])
+def test_delete_that_was_stopped_before_the_bytes_were_gone_is_finished_by_the_next(
+    run, photos, tmp_path, monkeypatch, again
+):
+    [row] = Store.open("album.store").get(["fox.png"])
+
+    def stopped(self, *, erase=False):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "tidy", stopped)
+        assert run("delete", "album.store", "fox.png").code == 130
+    files = [file for file in (tmp_path / "album.store").rglob("*") if file.is_file()]
+    assert any(bytes.fromhex(row.hash) in file.read_bytes() for file in files)
+    assert run("delete", "album.store", *again).code == (2 if again == ("fox.png",) else 0)
+    files = [file for file in (tmp_path / "album.store").rglob("*") if file.is_file()]
+    assert not any(bytes.fromhex(row.hash) in file.read_bytes() for file in files)
+
+
+def test_delete_asks_which_where_one_picture_has_several_such_names(run, photos):
+    for folder in ("a", "b"):
+        picture(photos / folder / "twin.png", "white")
+    assert run("compress", "photos", "--store", "album.store").code == 0
+    for asked in ("twin.png", Store.open("album.store").get(["a/twin.png"])[0].hash):
+        ran = run("delete", "album.store", asked)
+        assert (ran.code, ran.out) == (2, "")
+        assert "may be 'a/twin.png' or 'b/twin.png' of album.store: give the whole name." in ran.err
+    assert run("ask", "?", "--store", "album.store", "--image", "twin.png").out == "white\n"  # the same row
+    assert run("delete", "album.store", "b/twin.png").code == 0
+    assert run("delete", "album.store", "twin.png").out.splitlines()[1:] == ["  a/twin.png"]
+
+
 def test_delete_missing_takes_those_whose_files_are_gone(run, photos):
     assert run("delete", "album.store", "--missing").out == "album.store: 0 images deleted\n"
     (photos / "sea.png").unlink()
@@ -168,6 +200,7 @@ def test_delete_wants_names_or_options(run, album, options):
     ran = run("delete", "album.store", *options)
     assert ran.code == 2
     assert "Delete which images?" in ran.err
+    assert "--yes is for --missing alone" in run("delete", "album.store", "fox.png", "--yes").err
     assert len(Store.open("album.store")) == 3
 
 
@@ -242,6 +275,32 @@ def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
     assert seen == [1, 1, 1, 1]  # the first of the first run was kept
     assert len(Store.open("album.store")) == 3
     assert sorted(path.name for path in tmp_path.glob("*store*")) == ["album.store", "album.store.before"]
+
+
+def test_migrate_that_goes_on_does_not_bring_back_what_was_deleted(run, photos, monkeypatch, tmp_path):
+    compress, seen = OtherModel.compress, []
+
+    def stopping(self, images, num_tokens=None):
+        seen.append(len(images))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return compress(self, images, num_tokens)
+
+    monkeypatch.setattr(OtherModel, "compress", stopping)
+    assert run("migrate", "album.store", "--model", "other", "--batch", "1").code == 130
+    assert Store.open("album.store.migrating").names() == ["fox.png", "more/flag.png"]
+    [row] = Store.open("album.store").get(["fox.png"])
+    assert run("delete", "album.store", "fox.png").code == 0
+    (photos / "fox.png").unlink()
+    (photos / "more/flag.png").rename(photos / "flag.png")
+    picture(tmp_path / "fox.png", "white")  # another picture of that name, from elsewhere
+    assert run("compress", "photos", "fox.png", "--store", "album.store").code == 0
+    assert run("migrate", "album.store", "--model", "other", "--batch", "1").code == 0
+    assert Store.open("album.store").names() == Store.open("album.store.before").names()
+    [new] = Store.open("album.store").get(["fox.png"])
+    assert new.hash != row.hash
+    files = [file for file in (tmp_path / "album.store").rglob("*") if file.is_file()]
+    assert not any(bytes.fromhex(row.hash) in file.read_bytes() for file in files)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_read_image_turns_as_exif_says(tmp_path: Path) -> None:
     assert (picture.width, picture.height) == (32, 64)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (1538, 1537)), (3, (1538, 1537)), (8, (1537, 1538))])
+def test_sides_of_a_picture_that_is_nearly_square_are_told_as_they_are(
+    tmp_path: Path, name: str, orientation: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (1538, 1537)).save(tmp_path / name, exif=exif)
+    picture = decode((tmp_path / name).read_bytes(), name)
+    assert (picture.width, picture.height) == size
+    assert picture.image.width == picture.image.height  # shrunk, they are alike
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_read_image_reads_on_when_the_exif_is_damaged(tmp_path: Path) -> None:
     half_red().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage")

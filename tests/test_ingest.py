@@ -14,7 +14,7 @@ from fake_model import COLOURS, FakeModel, Overflowing, picture
 from fwd2bot import ingest
 from fwd2bot.disk import gone
 from fwd2bot.engine import ask, compress_images
-from fwd2bot.store import Row, Store, lance
+from fwd2bot.store import Row, Store, lance, names
 
 PAIRS = [(one, other) for one in COLOURS for other in COLOURS if one != other]
 
@@ -206,6 +206,43 @@ def test_reading_all_names_anew_takes_no_time_of_the_next_pictures(
         picture(tmp_path / f"p/{number}.png", *pair)
     compress_images(FakeModel(), [tmp_path / "p"], tmp_path / "s", batch_size=1)
     assert [len(rows) for rows in commits] == [2, 2, 2]
+
+
+def test_the_clock_is_looked_at_where_pictures_are_there_already_or_fail(
+    tmp_path: Path, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, pair in enumerate(PAIRS[:6], start=1):
+        picture(tmp_path / f"p/{number}.png", *pair)
+    compress_images(FakeModel(), [tmp_path / "p"], tmp_path / "s")
+    commits.clear()
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(ingest, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    picture(tmp_path / "p/0.png", "red")
+    (tmp_path / "p/4.png").write_text("no picture")
+    Store.open(tmp_path / "s").remove(["6.png"])
+    compress_images(FakeModel(), [tmp_path / "p"], tmp_path / "s", batch_size=1)
+    assert commits == [["0.png"], ["6.png"]]
+
+
+def test_a_content_with_many_names_is_found_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        picture(tmp_path / f"p/{number}.png", "red")
+    compress_images(FakeModel(), [tmp_path / "p"], tmp_path / "s")
+    read, entry = [], names.Names.entry
+
+    def counted(found: names.Names, key: str) -> names.Entry | None:
+        read.append(key)
+        return entry(found, key)
+
+    monkeypatch.setattr(names.Names, "entry", counted)
+    assert compress_images(FakeModel(), [tmp_path / "p"], tmp_path / "s").present == 50
+    assert read == []
+    store = Store.open(tmp_path / "s")
+    store.remove(store.names()[:40])
+    assert len(read) == 1
+    assert len(store.names()) == 10
 
 
 # Which names move.

@@ -223,6 +223,7 @@ def test_cache_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
         ([sample(1)[0], ("000000001.json", b'{"caption": "a fo')], "has no caption"),
         ([sample(1)[0], ("000000001.json", b"[" * 100_000)], "has no caption"),
         ([("000000001.jpg", b""), *sample(1)[1:]], "the picture has 0 bytes"),
+        ([("000000001.a.jpg", b"x"), ("000000001.a.txt", b"x")], "has no picture"),
     ],
 )
 def test_what_has_no_partner_is_left_out_and_counted(tmp_path: Path, members: list[Member], reason: str) -> None:

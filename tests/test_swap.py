@@ -25,6 +25,19 @@ def test_the_new_folder_has_the_place_and_the_old_is_aside(folders, monkeypatch,
     assert not new.exists()
 
 
+def test_killed_in_between_both_are_whole_and_the_new_is_nowhere_that_is_written_anew(folders, monkeypatch):
+    new, old, aside = folders
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap, "_exchange", killed)
+    with pytest.raises(KeyboardInterrupt):
+        swap.replace_folder(new, old, aside)
+    assert ((old / "says").read_text(), (aside / "says").read_text()) == ("old", "new")
+    assert not new.exists()
+
+
 def test_folders_change_places_in_one_step_here(folders):
     new, old, _ = folders
     assert swap._exchange(new, old)

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no mistake
+    if sys.stderr is None:  # closed, as daemons do: print() would take stdout for it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 (until the process ends)
     if sys.stdout is None:
         _note("fwd2bot: stdout is closed: leave it open, or send it to /dev/null")
         return 1

@@ -287,15 +287,17 @@ def _text(file: str) -> str:
 
 def _questions(options: argparse.Namespace, store: Store) -> list[tuple[str, str]]:
     """(image, question) pairs of --questions, or of the question and the images."""
+    some = any((options.path, options.since, options.until, options.larger, options.smaller))
     if options.questions is not None:
-        if options.question is not None or options.image or options.all:
-            raise InputError("--questions brings images and questions: leave out QUESTION, --image and --all.")
+        if options.question is not None or options.image or options.all or some:
+            raise InputError(
+                "--questions brings images and questions: leave out QUESTION, --image, --all, and --path and its like."
+            )
         return list(_read_questions(options.questions))
     if options.question is None:
         raise InputError("What is the question? Write it in quotes after `ask`, or give --questions FILE.")
     if not options.question.strip():
         raise InputError("The question is empty: write a question.")
-    some = any((options.path, options.since, options.until, options.larger, options.smaller))
     if bool(options.image) == (options.all or some):
         raise InputError("About which image? Give --image NAME (or several), --all, or --path and its like.")
     from fwd2bot.cli.stores import wanted_names

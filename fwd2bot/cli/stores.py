@@ -4,7 +4,7 @@ import argparse
 import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fwd2bot.cli.commands import load_model
@@ -119,17 +119,23 @@ def run_delete(options: argparse.Namespace) -> int:
     wanted = filter_of(options)
     if bool(options.images) == (options.missing or wanted != EVERYTHING):
         raise InputError("Delete which images? Name them, or give --missing, --path or another of those options.")
+    if options.yes and not options.missing:
+        raise InputError("--yes is for --missing alone: leave it out.")
     store = Store.open(options.store)
     with store.writing():
-        names = [store.find(image) for image in options.images]
-        if not names and options.missing:
-            names = _missing(store, wanted, sure=options.yes)
-        elif not names:
-            names = [row.name for row in store.listing(wanted)]
-        names = list(dict.fromkeys(names))
-        store.remove(names)
-        if names:
+        try:
+            if options.images:
+                names = [_one_name(store, image) for image in options.images]
+            elif options.missing:
+                names = _missing(store, wanted, sure=options.yes)
+            else:
+                names = [row.name for row in store.listing(wanted)]
+            names = list(dict.fromkeys(names))
+            store.remove(names)
+        except InputError:  # perhaps an image that one before deleted, and was stopped before its bytes were gone
             store.tidy(erase=True)
+            raise
+        store.tidy(erase=True)
     if options.json:
         print_json({"store": options.store, "deleted": names})
     else:
@@ -137,6 +143,17 @@ def run_delete(options: argparse.Namespace) -> int:
         for name in names:
             print_rows([[f"  {name}"]])
     return 0
+
+
+def _one_name(store: Store, image: str) -> str:
+    """As `Store.find`, but where a picture lies under several such names, it is not said which: InputError."""
+    name, asked = store.find(image), PurePosixPath(image.strip()).as_posix()
+    key, _ = store.owner(name) or ("", "")
+    ending = "/" + asked.removeprefix("/")
+    alike = [one for one, path in store.names_of(key).items() if asked == key or path.endswith(ending)]
+    if name not in (image, asked) and len(alike) > 1:
+        raise InputError(f"{image!r} may be {' or '.join(map(repr, alike[:3]))} of {store.path}: give the whole name.")
+    return name
 
 
 def _missing(store: Store, wanted: "Filter", *, sure: bool) -> list[str]:

@@ -46,7 +46,7 @@ _ENTRY = np.dtype(
     ]
 )
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^./]+)")  # a key has no dot, as in webdataset
+_MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # a key has no dot, as in webdataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +311,8 @@ def _samples(path: Path, file: BinaryIO) -> tuple[dict[str, Members], bool]:
             key = named[1].encode("utf-8", "backslashreplace").decode()
             kind = named[2].lower()
             kind = "image" if f".{kind}" in EXTENSIONS else kind
+            if os.path.splitext(kind)[1] in EXTENSIONS:  # noqa: PTH122 (c.d.png is `d.png` of c, and no picture of it)
+                samples.setdefault(key, {})
             if kind in ("image", "txt", "json"):
                 samples.setdefault(key, {}).setdefault(kind, (member.offset_data, member.size))
     file.seek(end)

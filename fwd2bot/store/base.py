@@ -31,6 +31,8 @@ HELD = 64 * 2**20
 """Bytes of vectors that are held in memory as numbers, so that the next search reads nothing."""
 AT_ONCE = 8192
 """Rows whose vectors are read at once where some of a store are searched."""
+QUERIES = 1024
+"""That are compared at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +249,7 @@ class Store(ABC):
         """Rows by names that are there, in order, without tokens; and the bytes of their tokens."""
 
     @abstractmethod
-    def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
+    def vectors(self) -> Iterator[tuple[list[str], Floats]]:
         """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
 
     @abstractmethod
@@ -275,10 +277,6 @@ class Store(ABC):
         """The first name of each of these rows that a filter lets through; there is one."""
 
     # What all share.
-
-    def vectors(self) -> Iterator[tuple[list[str], Floats]]:
-        """All rows in blocks: their names (the first of each row) and (n, D) unit vectors."""
-        return self._vectors()
 
     def check(self, fingerprint: str, model: str) -> None:
         """Raises StoreError where the rows were written by another model."""
@@ -372,7 +370,10 @@ class Store(ABC):
         if sketches is not None:
             among = None if places is None else np.searchsorted(sketches.places, places)
             return [self._looked_up(sketches, query, top, wanted, among) for query in queries]
-        return self._compared(queries, top) if places is None else self._compared_at(queries, top, places, wanted)
+        parts = (queries[first : first + QUERIES] for first in range(0, len(queries), QUERIES))
+        if places is None:
+            return [found for part in parts for found in self._compared(part, top)]
+        return [found for part in parts for found in self._compared_at(part, top, places, wanted)]
 
     def _compared(self, queries: Floats, top: int) -> list[list[tuple[str, float]]]:
         """`search_many` in one pass over all rows."""
@@ -391,8 +392,8 @@ class Store(ABC):
         version = self._version()
         if self._held is None or self._held[0] != version:
             if 4 * self.header.width * len(self) > HELD:
-                return self._vectors()
-            self._held = (version, list(self._vectors()))
+                return self.vectors()
+            self._held = (version, list(self.vectors()))
         return self._held[1]
 
     def _looked_up(
@@ -438,11 +439,9 @@ class Store(ABC):
             return ", which is empty: add images with `fwd2bot compress`."
         folded = {name.casefold(): name for name in names.near(asked)}
         near = difflib.get_close_matches(asked.casefold(), folded, n=1, cutoff=0.5)
-        return (
-            f": did you mean {folded[near[0]]!r}?"
-            if near
-            else f": it holds {len(names)} images, the first is {names.first!r}."
-        )
+        if near:
+            return f": did you mean {folded[near[0]]!r}?"
+        return f": it holds {len(names)} images, the first is {names.first!r}."
 
 
 def short(fingerprint: str) -> str:

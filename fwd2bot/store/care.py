@@ -152,16 +152,28 @@ def _damage(path: Path) -> _Damage:
                 found[guard.path] = (guard, bad)
         if newest and not guards.guard_file(path, newest).exists() and not _can_be_read(path):
             found[f"_versions/{newest}"] = (None, [])  # a writer died before it wrote the guard, and the power went
+    lost = [name for name in found if not (path / name).exists() and not name.startswith("_versions/")]
+    if lost and f"_versions/{newest}" not in found and (used := _used(path)) is not None:
+        for name in lost:
+            if name not in used:  # a writer died when it had deleted the file, and not yet its guard
+                del found[name]
     return found
 
 
 def _can_be_read(path: Path) -> bool:
+    return _used(path) is not None
+
+
+def _used(path: Path) -> set[str] | None:
+    """Data and deletion files of the newest version, below the store's folder; None where it cannot be read."""
     try:
         with translated(path, "read"):
-            lance.dataset(str(path.absolute()))
+            parts = lance.dataset(str(path.absolute())).get_fragments()
     except StoreError:
-        return False
-    return True
+        return None
+    return {f"data/{file.path}" for part in parts for file in part.data_files()} | {
+        deleted for part in parts if (deleted := part.deletion_file()) is not None
+    }
 
 
 def _verify(path: Path, damage: _Damage) -> Verified:

@@ -30,9 +30,9 @@ class Size:
     @classmethod
     def parse(cls, text: str) -> "Size":
         """1MB, 300KB, 12000 or 800x600. Raises InputError where it is neither."""
-        if found := re.fullmatch(r"(\d+)x(\d+)", text.strip(), re.ASCII):
+        if found := re.fullmatch(r"(\d{1,15})x(\d{1,15})", text.strip(), re.ASCII):
             return cls(pixels=(int(found[1]), int(found[2])))
-        if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B?)", text.strip().upper(), re.ASCII):
+        if found := re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMG]?B?)", text.strip().upper(), re.ASCII):
             unit = found[2] if found[2] in _UNITS else found[2] + "B"
             return cls(file_bytes=round(float(found[1]) * _UNITS[unit]))
         raise InputError(f"{text!r} is no size: write bytes such as 300KB or 1.5MB, or pixels such as 800x600.")
@@ -72,7 +72,7 @@ class Filter:
         if self.smaller is not None:
             fits &= self.smaller.above(figures)
         if self.path is not None:
-            like = re.compile(translate(self.path)).match
+            like = re.compile(translate(self.path.replace("[", "[[]"))).match  # brackets are common in names of files
             for at in np.flatnonzero(fits).tolist():
                 fits[at] = like(names[at]) is not None or like(paths[at]) is not None
         return fits

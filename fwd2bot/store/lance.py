@@ -16,13 +16,14 @@ import lance.fragment
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError, check_list, no_numbers
 from fwd2bot.store import check, guards
 from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
 from fwd2bot.store.columns import fixed
 from fwd2bot.store.disk import LOCK, lock, translated
-from fwd2bot.store.filters import EVERYTHING, FIGURES, Filter
+from fwd2bot.store.filters import EVERYTHING, FIGURES, Figures, Filter
 from fwd2bot.store.names import Known, Names, path_of
 from fwd2bot.store.quantise import Bytes
 from fwd2bot.store.tables import New, schema, table_of, under_names
@@ -121,16 +122,17 @@ class LanceStore(Store):
         with self._reading():
             table = self._who_table()
         found = Names(table)
-        for names, paths, places in _passing(table, found, wanted):
-            figures = table.select(list(FIGURES)).take(places).to_pylist()
-            for name, path, place, values in zip(names, paths, places.tolist(), figures, strict=True):
-                yield Row(name=name, path=path, hash=found.hash(place), **values)
+        figures = _figures(table)
+        for names, paths, places in _passing(figures, found, wanted):
+            values = zip(*(column[places].tolist() for column in figures.values()), strict=True)
+            for name, path, place, row in zip(names, paths, places.tolist(), values, strict=True):
+                yield Row(name=name, path=path, hash=found.hash(place), **dict(zip(figures, row, strict=True)))
 
     def owner(self, name: str) -> tuple[str, str] | None:
         return self._index().owner(name)
 
     def has(self, key: str) -> bool:
-        return self._index().entry(key) is not None
+        return self._index().place(key) is not None
 
     def names_of(self, key: str) -> dict[str, str]:
         entry = self._index().entry(key)
@@ -201,7 +203,9 @@ class LanceStore(Store):
                 owner = self.owner(name)
                 if owner is None:
                     raise InputError(self.unknown(name))
-                left.setdefault(owner[0], self.names_of(owner[0])).pop(name)
+                if owner[0] not in left:
+                    left[owner[0]] = self.names_of(owner[0])
+                left[owner[0]].pop(name)
             self._rename({key: names for key, names in left.items() if names})
             self._delete([key for key, names in left.items() if not names])
             self._forget()
@@ -216,7 +220,7 @@ class LanceStore(Store):
 
     def _delete(self, keys: list[str]) -> None:
         """Rows by their hashes, unread, in commits; in the order of their places, so that each touches few files."""
-        keys.sort(key=self._index().place)
+        keys.sort(key=self._index().place_of)
         for first in range(0, len(keys), DELETED):
             some = keys[first : first + DELETED]
             listed = ", ".join(f"X'{key}'" for key in some)
@@ -281,7 +285,7 @@ class LanceStore(Store):
             for name, (key, paths), vector, figure, content in zip(names, found, vectors, figures, tokens, strict=True)
         ]
 
-    def _vectors(self) -> Iterator[tuple[list[str], Floats]]:
+    def vectors(self) -> Iterator[tuple[list[str], Floats]]:
         with self._reading():
             for batch in self._dataset.to_batches(columns=check.columns_of(WHO_AND_VECTOR), batch_size=8192):
                 for part in WHO_AND_VECTOR:
@@ -309,13 +313,13 @@ class LanceStore(Store):
     def _places_of(self, wanted: Filter) -> Places:
         with self._reading():
             table = self._who_table()
-        found = [places for _, _, places in _passing(table, self._lookup(), wanted)]
+        found = [places for _, _, places in _passing(_figures(table), self._lookup(), wanted)]
         return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
     def _names_at(self, places: Places, wanted: Filter) -> list[str]:
         table = self._taken(places, "check")
         first: dict[int, str] = {}
-        for names, _, rows in _passing(table, Names(table), wanted):
+        for names, _, rows in _passing(_figures(table), Names(table), wanted):
             for name, row in zip(names, rows.tolist(), strict=True):
                 first.setdefault(row, name)
         return [first[row] for row in range(len(places))]
@@ -422,16 +426,19 @@ class LanceStore(Store):
 
     def _renamed(self, renamed: dict[str, dict[str, str]]) -> pa.Table:
         """Rows that are there, whole, under their new names."""
-        table = self._dataset.take([self._index().place(key) for key in renamed])
+        table = self._dataset.take([self._index().place_of(key) for key in renamed])
         for part in check.PARTS:
             self._check(table, part)
         return under_names(table, list(renamed.values()))
 
 
-def _passing(table: pa.Table, names: Names, wanted: Filter) -> Iterator[tuple[list[str], list[str], Places]]:
+def _figures(table: pa.Table) -> dict[str, NDArray[Any]]:
+    return {name: table[name].to_numpy() for name in FIGURES}
+
+
+def _passing(figures: Figures, names: Names, wanted: Filter) -> Iterator[tuple[list[str], list[str], Places]]:
     """Names that a filter lets through, in order, some at a time, with their paths and the places of their rows."""
-    columns = {name: table[name].to_numpy() for name in FIGURES}
     for some, paths, places in names.blocks():
-        chosen = np.flatnonzero(wanted.passing(some, paths, {name: column[places] for name, column in columns.items()}))
+        chosen = np.flatnonzero(wanted.passing(some, paths, {name: column[places] for name, column in figures.items()}))
         numbers = chosen.tolist()
         yield [some[at] for at in numbers], [paths[at] for at in numbers], places[chosen]

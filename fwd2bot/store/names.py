@@ -100,17 +100,21 @@ class Names:
 
     def entry(self, key: str) -> Entry | None:
         """The row with a content hash, in hexadecimal digits; None where there is none."""
+        place = self.place_of(key)
+        if place is None:
+            return None
+        part = slice(int(self._starts[place]), int(self._starts[place + 1]))
+        names, paths = self._names[part].to_pylist(), self._paths[part].to_pylist()
+        return Entry(place, dict(zip(names, map(path_of, paths), strict=True)))
+
+    def place_of(self, key: str) -> int | None:
+        """Of the row with a content hash, in hexadecimal digits; None where there is none. Its names are not read."""
         if re.fullmatch("[0-9a-f]{64}", key) is None:
             return None
         content, (beginnings, places) = bytes.fromhex(key), self._by_hash
         beginning = np.frombuffer(content[:8], dtype=">u8")
         first, end = (int(np.searchsorted(beginnings, beginning, side)[0]) for side in ("left", "right"))
-        for place in places[first:end].tolist():
-            if self._hashes[place].tobytes() == content:
-                part = slice(int(self._starts[place]), int(self._starts[place + 1]))
-                names, paths = self._names[part].to_pylist(), self._paths[part].to_pylist()
-                return Entry(place, dict(zip(names, map(path_of, paths), strict=True)))
-        return None
+        return next((place for place in places[first:end].tolist() if self._hashes[place].tobytes() == content), None)
 
     def hash(self, place: int) -> str:
         """Of the row, in hexadecimal digits."""
@@ -184,11 +188,16 @@ class Known:
         """The row with a content hash; None where there is none."""
         return self._added.get(key) or self.names.entry(key)
 
-    def place(self, key: str) -> int:
+    def place(self, key: str) -> int | None:
+        """Of the row with a content hash; None where there is none."""
+        added = self._added.get(key)
+        return self.names.place_of(key) if added is None else added.place
+
+    def place_of(self, key: str) -> int:
         """Of a row that is there, by its content hash."""
-        entry = self.entry(key)
-        assert entry is not None, f"{key} is there"
-        return entry.place
+        place = self.place(key)
+        assert place is not None, f"{key} is there"
+        return place
 
     def owner(self, name: str) -> tuple[str, str] | None:
         """The content hash of a name, and the path of its file; None where there is no such name."""

@@ -9,10 +9,13 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
 
 def replace_folder(new: Path, old: Path, aside: Path) -> None:
-    """`new` is at `old` afterwards, and what was there at `aside`. Raises OSError where a file system refuses."""
-    if _exchange(new, old):
-        new.rename(aside)
-    else:  # a file system that cannot: for a moment there is nothing at `old`
+    """`new` is at `old` afterwards, and what was there at `aside`. Raises OSError where a file system refuses.
+
+    Killed in between, `aside` is the new one: nothing that a later command writes anew, or takes for half made.
+    """
+    new.rename(aside)
+    if not _exchange(aside, old):  # a file system that cannot: for a moment there is nothing at `old`
+        aside.rename(new)
         old.rename(aside)
         new.rename(old)
 
