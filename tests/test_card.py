@@ -10,7 +10,7 @@ from tiny_runs import settings, written
 
 from fwd2bot.errors import InputError
 from fwd2bot.training import run
-from fwd2bot.training.card import BEGIN, END, add_scores, last_figures, main
+from fwd2bot.training.card import BEGIN, END, add_scores, last_figures, main, write_card
 
 
 def result(name: str, tokens: int | None, mean: float, **figures: dict[str, float]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def trained(made: Path, tmp_path: Path) -> Path:
 def test_card_tells_how_the_model_was_trained(trained: Path) -> None:
     card = (trained / "README.md").read_text(encoding="utf-8")
     done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
-    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert card.startswith("---\nlibrary_name: fwd2bot\n")  # whose licence the tower has, it does not know
     assert "# emoji" in card
     assert "the compressor `fwd2bot`" in card
     stages = [line for line in card.splitlines() if line.startswith("| ")]
@@ -60,8 +60,20 @@ def test_card_tells_how_the_model_was_trained(trained: Path) -> None:
 def test_card_of_a_model_that_was_all_trained_here_says_so(tmp_path: Path) -> None:
     run(written(tmp_path, settings("language", tmp_path / "speaks", tmp_path, steps=1)))
     card = (tmp_path / "speaks/README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "On scenes that the package makes itself" in card
     assert "A language model that speaks about the generated world" in card
     assert "nothing of it comes from elsewhere" in card
+
+
+def test_card_of_a_run_on_files_names_them_and_no_licence(trained: Path) -> None:
+    done = json.loads((trained / "done.json").read_text(encoding="utf-8"))
+    done["config"]["data"]["sources"] = [{"kind": "captions", "path": "cc3m/{00000..00331}.tar"}]
+    card = write_card(trained, done, {"answers": 50.0}).read_text(encoding="utf-8")
+    assert "On the records of `cc3m/{00000..00331}.tar`." in card
+    assert "## On records held out, at the end of training" in card
+    assert "scenes that the package" not in card
+    assert "license" not in card
 
 
 def test_done_json_holds_the_configuration(trained: Path) -> None:

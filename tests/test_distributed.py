@@ -196,6 +196,26 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all_with_one_sentence(tmp
     assert progress.step == 3
 
 
+NOT_SHARED = """
+import sys
+from fwd2bot.cli import main
+from fwd2bot.training import distributed, loop
+load = loop.load_progress
+loop.load_progress = lambda folder: load(folder) if distributed.leads() else None
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+def test_processes_that_do_not_share_their_folder_are_told(tmp_path: Path, tiny_base: Path) -> None:
+    path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base))
+    (run(path) / "done.json").unlink()
+    (tmp_path / "not_shared.py").write_text(NOT_SHARED)
+    done = torchrun([str(tmp_path / "not_shared.py"), str(path)])
+    assert done.returncode == 1
+    assert done.stderr.count("The processes have found different steps") == 1
+    assert "0 to 6. `out` must be a folder that all of them share" in done.stderr
+
+
 def test_a_batch_that_cannot_be_split_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +18,7 @@ from tiny_runs import config, settings, written
 from fwd2bot.data import shards
 from fwd2bot.data.world import captions, make_scene
 from fwd2bot.data.world.writers import write_world
-from fwd2bot.errors import InputError
+from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.model import load
 from fwd2bot.training import run
 from fwd2bot.training.compressor import CompressorStage
@@ -153,6 +155,37 @@ def test_pictures_held_out_are_in_no_other_record(files: Path, tmp_path: Path, t
     assert not shown & trained
 
 
+def test_pictures_held_out_of_one_source_are_in_no_other(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    talk = {"kind": "conversations", "path": str(files / "llava_conversations.json"), "images": str(files / "images")}
+    pairs = {"kind": "captions", "path": str(files / "cc3m_pairs.json"), "images": str(files / "images")}
+    stage = stage_on(files, tmp_path / "out", tiny_base, validation=4, data={"sources": [talk, pairs]})
+    assert isinstance(stage.feed, FileFeed)
+    shown = {Path(str(held[index].image)).name for held in stage.feed.held_out for index in range(len(held))}
+    records = [one for step in range(60) for one in stage.feed.sampler.at(step).records]
+    trained = {Path(str(source[index].image)).name for source, index in records}
+    assert len(shown) >= 4
+    assert len(trained) >= IMAGES // 2
+    assert not shown & trained
+
+
+def test_the_share_of_broken_records_that_is_allowed_is_of_tar_files_too(
+    files: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    with tarfile.open(tmp_path / "1.tar", "w") as tar:
+        for number in range(1200):
+            scene = make_scene("train", number % IMAGES)
+            for suffix, content in {"png": (files / "images" / scene.name).read_bytes(), "txt": b"a fox"}.items():
+                member = tarfile.TarInfo(f"{number:06}.{suffix}")
+                member.size = 0 if suffix == "txt" and number % 20 == 0 else len(content)
+                tar.addfile(member, io.BytesIO(content))
+    pairs = {"kind": "captions", "path": str(tmp_path / "1.tar")}
+    with pytest.raises(InputError, match="60 of 1200 pictures cannot be used"):
+        stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs]})
+    stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs], "broken": 0.2})
+    assert isinstance(stage.feed, FileFeed)
+    assert sum(len(source) for source in stage.feed.held_out) == 4
+
+
 def test_captions_are_no_longer_than_conversations(files: Path, tmp_path: Path, tiny_base: Path) -> None:
     pairs = {"kind": "captions", "path": str(files / "cc3m_pairs.json"), "images": str(files / "images")}
     whole = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [pairs]}).batch(0).captions
@@ -182,6 +215,14 @@ def test_a_workers_mistake_is_the_sentence_alone(files: Path, tmp_path: Path, ti
     talk = {"kind": "conversations", "path": str(files / "llava_conversations.json"), "images": str(tmp_path)}
     stage = stage_on(files, tmp_path / "out", tiny_base, data={"sources": [talk]}, workers=1)
     with pytest.raises(InputError, match=r"^No picture of llava_conversations can be read"):
+        next(batches(stage, stage.config, 0))
+
+
+def test_a_worker_that_is_killed_is_a_sentence_about_memory(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """As the system does it where /dev/shm is full."""
+    stage = stage_on(files, tmp_path / "out", tiny_base, workers=1)
+    stage.batch = lambda step: os.kill(os.getpid(), signal.SIGBUS)  # type: ignore[method-assign]
+    with pytest.raises(Fwd2BotError, match=r"was killed, for want of memory .*/dev/shm.* lower workers"):
         next(batches(stage, stage.config, 0))
 
 
@@ -276,6 +317,18 @@ def test_a_run_on_files_trains_evaluates_and_is_whole_after_a_stop(
     assert {"autoregressive", "contrastive"} <= {name for line in lines for name in line}
     assert any("val/1/answers" in line for line in lines)
     assert (folder / "done.json").exists()
+
+
+@pytest.mark.parametrize("what", ["fwd2bot", "average_pool", "identity"])
+def test_a_run_on_conversations_without_captions(what: str, files: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """LLaVA's own second stage, and every compressor on LLaVA-665k alone."""
+    talk = {**sources(files)[0], "captions": None}
+    data = {"sources": [talk], "length": 96}
+    folder = run(written(tmp_path, settings(what, tmp_path / "out", tiny_base, data=data)))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "autoregressive" in line]
+    assert [line["step"] for line in losses] == [1, 2, 3, 4, 5, 6]
+    assert not any("contrastive" in line for line in lines)
 
 
 @pytest.mark.parametrize("size", ["7b", "13b"])

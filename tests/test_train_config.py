@@ -63,7 +63,9 @@ def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path) -> None
     path = written(tmp_path, settings("fwd2bot", tmp_path / "out", tmp_path / "base"))
     path.write_text(path.read_text().replace("learning_rate: 0.003", "learning_rate: 1e-3"))
     assert "1e-3" in path.read_text()
+    path.write_text(path.read_text() + "losses: {autoregressive: 1, contrastive: 1e-1}\n")
     assert TrainConfig.load(path).learning_rate == 0.001
+    assert TrainConfig.load(path).losses == {"autoregressive": 1.0, "contrastive": 0.1}
 
 
 def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
@@ -173,7 +175,8 @@ def test_a_missing_or_binary_file_is_an_input_error(tmp_path: Path) -> None:
         ({"compressor": {"num_tokens": "many"}}, "num_tokens is 'many'; it must be a whole number"),
         ({"train_parts": ["tail"]}, "'tail' is no part of the base"),
         ({"losses": {"contrastive": 0.0}}, "losses leaves fwd2bot nothing to learn from"),
-        ({"data": {"sources": [TALK]}}, "cannot be read: No such file"),
+        ({"data": {"sources": [TALK]}}, r"data.sources: .* is not there \(path of conversations\)"),
+        ({"data": {"length": 4}}, r"data.length is 4; .* takes \d+ tokens and more"),
         ({"contrastive_batch": 8}, "contrastive_batch is 8, but data.sources names no pairs"),
     ],
 )
@@ -182,6 +185,24 @@ def test_what_only_the_models_can_tell_is_told_before_training(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         build_stage(TrainConfig.load(written(tmp_path, settings("fwd2bot", tmp_path / "out", tiny_base, **changes))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train_parts": ["tail"]}, "'tail' is no part of the base"),
+        ({"losses": {"contrastive": 0.0}}, "losses leaves fwd2bot nothing to learn from"),
+        ({"compressor": {"compressor": "e5v"}}, "e5v only embeds"),
+        ({"data": {"sources": [TALK]}}, "is not there"),
+        ({"data": {"sources": [{"kind": "captions", "path": "none.tar"}]}}, "none.tar cannot be found"),
+    ],
+)
+def test_what_needs_no_base_is_told_before_it_is_looked_for(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    values = settings("fwd2bot", tmp_path / "out", tiny_base, **changes)
+    with pytest.raises(InputError, match=sentence):
+        build_stage(TrainConfig.load(written(tmp_path, {**values, "init": {"base": "nowhere"}})))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,22 @@ def test_own_weights_of_a_rival_learn(name: str, tmp_path: Path, tiny_base: Path
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("losses", [{"autoregressive": 1.0}, {"contrastive": 1.0}, {}])
+@pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.embeds_text and method.answers])
+def test_what_a_loss_leaves_without_a_gradient_is_announced(
+    name: str, losses: dict[str, float], tmp_path: Path, tiny_base: Path
+) -> None:
+    """Several processes wait for all gradients, unless `varied` says that some may not come."""
+    run = run_of(name, tmp_path, tiny_base)
+    stage: Any = build_stage(replace(run, losses=losses or {"autoregressive": 1.0, "contrastive": 1.0}))
+    sum(stage.losses(stage.batch(0), 0).values()).backward()
+    trained = [parameter for parameter in stage.compressor.parameters() if parameter.requires_grad]
+    missing = [parameter for parameter in trained if parameter.grad is None]
+    assert stage.varied or not missing
+    if not losses:
+        assert not stage.varied
+
+
 @pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.embeds_text])
 def test_vectors_of_training_are_those_of_searching(
     name: str, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch

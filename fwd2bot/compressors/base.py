@@ -225,8 +225,7 @@ class Compressor(nn.Module):
         """
         self.requires_grad_(False)
         chosen = {*parts, *(["language"] if self.config.adapters == "full" else [])}
-        if unknown := chosen - PARTS.keys():
-            raise InputError(f"{sorted(unknown)[0]!r} is no part of the base; the parts are {', '.join(PARTS)}.")
+        check_parts(chosen)
         for parameter in self.own_parameters().values():
             parameter.requires_grad_(True)
         for part in chosen:
@@ -301,3 +300,9 @@ class Compressor(nn.Module):
         tokens = tokens.to(text.dtype) * self.config.token_scale
         tokens = tokens if batch.image_index is None else tokens[batch.image_index]
         return torch.cat([text[:, :position], tokens, text[:, position:]], dim=1)
+
+
+def check_parts(parts: Iterable[str]) -> None:
+    """Raises InputError where one is no part of a base."""
+    if unknown := sorted(set(parts) - PARTS.keys()):
+        raise InputError(f"{unknown[0]!r} is no part of the base; the parts are {', '.join(PARTS)}.")

@@ -32,10 +32,17 @@ def write_card(folder: Path, done: Mapping[str, Any], figures: Mapping[str, floa
     name = config["compressor"].get("compressor", "fwd2bot")
     what = _WHAT["identity" if name == "identity" else config["stage"]].format(compressor=name)
     stages = _stages(folder, done)
-    origin = "" if _UNKNOWN in stages else "; nothing of it comes from elsewhere"
+    files = [str(source["path"]) for source in config["data"].get("sources", [])]
+    ours = _UNKNOWN not in stages and not files
+    origin = "; nothing of it comes from elsewhere" if ours else ""
+    data = (
+        f"On the records of {', '.join(f'`{file}`' for file in files)}."
+        if files
+        else "On scenes that the package makes itself (`fwd2bot.data.world`; the sprites are Noto Color Emoji), each "
+        "seen once."
+    )
     text = f"""---
-license: apache-2.0
-library_name: fwd2bot
+{"license: apache-2.0" + chr(10) if ours else ""}library_name: fwd2bot
 ---
 
 # {folder.resolve().name}
@@ -46,7 +53,7 @@ A {what}. Trained with fwd2bot{origin}.
 
 {stages}
 
-On scenes that the package makes itself (`fwd2bot.data.world`; the sprites are Noto Color Emoji), each seen once.
+{data}
 Machine of the last stage: {done["machine"]}, matrix products in {done["precision"]}. Its command: `{done["command"]}`.
 Its configuration:
 
@@ -54,7 +61,7 @@ Its configuration:
 {yaml.safe_dump(_told(config), sort_keys=False, width=110).strip()}
 ```
 
-## On validation scenes, at the end of training
+## On {"records held out" if files else "validation scenes"}, at the end of training
 
 {_table(["figure", "value"], [[name, f"{value:.1f}"] for name, value in figures.items()])}
 

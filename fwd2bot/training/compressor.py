@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from fwd2bot.checkpoint import base_folder, find_on_hub, save_model
-from fwd2bot.compressors.base import AnswerBatch, Compressor
-from fwd2bot.compressors.catalogue import make_compressor
+from fwd2bot.compressors.base import AnswerBatch, Compressor, check_parts
+from fwd2bot.compressors.catalogue import make_compressor, method_named
 from fwd2bot.compressors.config import CompressorConfig
 from fwd2bot.data.conversations import IGNORED, Encoded, template_named
 from fwd2bot.errors import InputError
@@ -35,7 +35,7 @@ from fwd2bot.llava import Llava
 from fwd2bot.losses import contrastive_loss, one_way_loss
 from fwd2bot.training import distributed
 from fwd2bot.training.config import TrainConfig
-from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed
+from fwd2bot.training.feeds import Batch, Feed, FileFeed, WorldFeed, check_length, check_sources
 from fwd2bot.training.language import answers_right
 from fwd2bot.training.sentences import sentences
 from fwd2bot.training.shapes import read_base
@@ -54,6 +54,7 @@ class CompressorStage(Stage):
         """llava: the base, where it is not to be read from `init`. feed: where the data is open already."""
         super().__init__(config)
         settings = CompressorConfig.from_dict(config.compressor)
+        self.disc = _checked(config, settings)
         if llava is None:
             llava = assemble_llava(config.init) if "tower" in config.init else Llava.from_folder(self.base)
         self.compressor: Compressor = make_compressor(llava, settings)
@@ -64,13 +65,6 @@ class CompressorStage(Stage):
         llava.gradient_checkpointing = config.gradient_checkpointing
         if config.compile:
             llava.compile(dynamic=False)
-        self.disc = config.losses.get("contrastive", 0.0) if self.compressor.embeds_text else 0.0
-        if not (self.disc or config.losses.get("autoregressive")):
-            raise InputError(
-                f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight."
-            )
-        if config.losses.get("autoregressive") and not self.compressor.answers:
-            raise InputError(f"{settings.compressor} only embeds; leave autoregressive out of losses.")
         self.template = template_named(settings.template)
         self.feed = self._feed(llava) if feed is None else feed
         self.work = _work(config)
@@ -83,6 +77,7 @@ class CompressorStage(Stage):
     def _feed(self, llava: Llava) -> Feed:
         if self.compressor.text_alone:
             return sentences(self.config)
+        check_length(self.config, llava.tokenizer, self.template)
         if self.config.data["sources"]:
             return FileFeed(self.config, llava, self.template, contrastive=bool(self.disc))
         return WorldFeed(self.config, llava, self.template)
@@ -102,8 +97,12 @@ class CompressorStage(Stage):
 
     @property
     def varied(self) -> bool:
-        """Batches of files differ in kind: pairs of image and caption have no pass 2, text alone has no pass 1."""
-        return super().varied or bool(self.config.data["sources"]) or not self.config.losses.get("autoregressive")
+        """Batches of files differ in kind: pairs of image and caption have no pass 2, text alone has no pass 1.
+
+        Without one of the losses, what only that one reads is never read.
+        """
+        both = self.config.losses.get("autoregressive") and self.disc
+        return super().varied or bool(self.config.data["sources"]) or (self.compressor.embeds_text and not both)
 
     def batch(self, step: int) -> Batch:
         return self.feed.batch(step)
@@ -127,7 +126,7 @@ class CompressorStage(Stage):
         losses: dict[str, Tensor] = {}
         if batch.positives:
             return {"contrastive": self.disc * self._sentence_loss(batch)}
-        images: Tensor | None
+        images: Tensor | None = None
         if batch.answers is None:
             images = self._embedded(self.compressor.compress, batch.pixels, count, self.compressor.embed_rows)
         else:
@@ -136,7 +135,8 @@ class CompressorStage(Stage):
             if weight := self.config.losses.get("autoregressive", 0.0):
                 share = distributed.share((batch.answers.labels[:, 1:] != IGNORED).sum())
                 losses["autoregressive"] = weight * self.compressor.answer_loss(tokens, batch.answers) * share
-            images = None if tokens is None else self.compressor.embed_rows(tokens)
+            if tokens is not None and self.disc and batch.captions:
+                images = self.compressor.embed_rows(tokens)
         if self.disc and batch.captions:
             texts = self._embedded_texts(batch.captions, count)
             assert images is not None, "captions are of pictures"
@@ -187,9 +187,14 @@ class CompressorStage(Stage):
     def flops(self, batch: Batch) -> float | None:
         if self.work is None:
             return None
-        name = "pairs" if batch.answers is None else "text" if batch.pixels is None else "both"
         loads = {load.name: load for load in self.work.loads}
-        load = loads[name] if batch.captions or name != "both" else loads.get("conversations", loads["both"])
+        if batch.answers is None:
+            load = loads["pairs"]
+        elif batch.pixels is None:
+            load = loads["text"]
+        else:
+            kinds = ("both", "conversations") if batch.captions else ("conversations", "both")
+            load = next(loads[kind] for kind in kinds if kind in loads)
         text, labels = 1, 0
         if batch.answers is not None:
             text = batch.answers.ids.shape[1]
@@ -282,6 +287,19 @@ class CompressorStage(Stage):
         return name_of(self.base) or os.path.relpath(self.base, folder)
 
 
+def _checked(config: TrainConfig, settings: CompressorConfig) -> float:
+    """The weight of L_disc. Raises InputError for what is wrong whatever the base: that may be long in coming."""
+    method = method_named(settings.compressor)
+    disc = config.losses.get("contrastive", 0.0) if method.embeds_text else 0.0
+    if not (disc or config.losses.get("autoregressive")):
+        raise InputError(f"losses leaves {settings.compressor} nothing to learn from; give autoregressive a weight.")
+    if config.losses.get("autoregressive") and not method.answers:
+        raise InputError(f"{settings.compressor} only embeds; leave autoregressive out of losses.")
+    check_parts(config.train_parts)
+    check_sources(config)
+    return disc
+
+
 def _recall(pairs: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> dict[str, float]:
     """R@1 among so many, in per cent, of image and text embeddings (B, D) that belong together row by row.
 
@@ -324,17 +342,20 @@ def assemble_llava(init: dict[str, str]) -> Llava:
     clip: Any = CLIPModel.from_pretrained(folders["tower"], dtype=torch.float32)
     language: Any = LlamaForCausalLM.from_pretrained(folders["language"], dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folders["language"])
+    if "<image>" not in tokenizer.get_vocab():
+        raise InputError(f"init.language is {folders['language']}, whose tokenizer has no <image>: add that token.")
     config = LlavaConfig(
         vision_config=clip.config.vision_config,
         text_config=language.config,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
+        tie_word_embeddings=bool(language.config.tie_word_embeddings),
     )
     network: Any = LlavaForConditionalGeneration(config)
     network.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     network.model.language_model.load_state_dict(language.model.state_dict())
+    network.lm_head.load_state_dict(language.lm_head.state_dict())
     network.tie_weights()
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     size = int(clip.config.vision_config.image_size)

@@ -38,6 +38,8 @@ captions: tar files of images with captions, {00000..00331} stands for a row of 
 CC3M-595K's, with the folder of its images. weight: of its steps. triplets: of texts, for methods that learn from text
 alone: a CSV file with the columns sent0, sent1 and hard_neg, as SimCSE's of NLI.
 """
+AHEAD = 2
+"""Batches that each of `workers` keeps ready."""
 STAGES = tuple(SETTINGS)
 LOSSES = ("autoregressive", "contrastive")
 REPORTS = ("tensorboard", "wandb")
@@ -54,7 +56,7 @@ class TrainConfig:
     init: folders that the run starts from: `base`, or `tower` and `language`.
     model, data: settings of the stage, see `SETTINGS`. compressor: those of `CompressorConfig`.
     losses: weights of L_AR ("autoregressive") and L_disc ("contrastive"); one that is missing is off.
-    contrastive_batch: pairs in one L_disc, over all GPUs, by gradient caching; 0: those of the step's own batch.
+    contrastive_batch: pairs in one L_disc in steps of pairs alone, over all GPUs, by gradient caching; 0: batch_size.
     train_parts: parts of the base that are trained, too: "vision", "projector", "language".
     learning_rate: of Muon for the weight matrices, and `other_learning_rate` of AdamW for the rest; with the optimizer
         "adamw" the first is that of all. beta2: of AdamW; its first is 0.9.
@@ -147,10 +149,11 @@ class TrainConfig:
             given, defaults = _mapping(name, getattr(self, name)), SETTINGS[self.stage][name]
             checked = {one: _like(f"{name}.{one}", value, defaults) for one, value in given.items()}
             object.__setattr__(self, name, {**defaults, **checked})
-        for name, value in _mapping("losses", self.losses).items():
+        for name in _mapping("losses", self.losses):
             if name not in LOSSES:
                 raise InputError(f"losses.{name} is no loss; the losses are {', '.join(LOSSES)}.")
-            _number(f"losses.{name}", value)
+        losses = {name: _number(f"losses.{name}", value) for name, value in self.losses.items()}
+        object.__setattr__(self, "losses", losses)
         _mapping("compressor", self.compressor)
         for part, folder in _mapping("init", self.init).items():
             if part not in ("base", "tower", "language") or not isinstance(folder, str):

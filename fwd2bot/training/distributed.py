@@ -61,7 +61,7 @@ def device() -> torch.device:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether it has instructions that products in bfloat16 use; a processor without takes 50 to 100 times as long."""
     if device.type != "cpu":
-        return True
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -84,6 +84,22 @@ def stop(error: Fwd2BotError) -> NoReturn:
     tell(f"fwd2bot: {error}")
     wait()
     raise SystemExit(error.exit_code)
+
+
+def agree(number: int, what: str) -> None:
+    """Raises Fwd2BotError, in every process, where not all have found the same number."""
+    if count() == 1:
+        return
+    found = torch.tensor([number, -number], device=device())
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    most, least = int(found[0]), -int(found[1])
+    if most != least:
+        stop(
+            Fwd2BotError(
+                f"The processes have found different {what}: {least} to {most}. `out` must be a folder that all of "
+                "them share."
+            )
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fwd2bot.compressors.base import AnswerBatch
 from fwd2bot.data.conversations import IGNORED, ChatTemplate, encode_conversation
 from fwd2bot.data.llava_json import LlavaJson
 from fwd2bot.data.records import Damage, Kind, Record, Source, Subset, of_kind
-from fwd2bot.data.shards import Shards
+from fwd2bot.data.shards import Shards, find_shards
 from fwd2bot.data.world.samples import draw_sample
 from fwd2bot.errors import InputError
 from fwd2bot.llava import Llava
@@ -102,7 +102,7 @@ class FileFeed(Feed):
         self.config, self.llava, self.template = config, llava, template
         self.contrastive = contrastive
         opened = [open_source(entry, config) for entry in config.data["sources"]]
-        parts = [_held_out(source, config.validation) for source, _ in opened]
+        parts = _held_out([source for source, _ in opened], config.validation)
         self.sampler = Sampler(
             [(train, weight) for (train, _), (_, weight) in zip(parts, opened, strict=True)],
             batch_size=config.batch_size,
@@ -178,9 +178,8 @@ def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, flo
         raise InputError("data.sources: triplets are for methods that learn from text alone (e5v); take other sources.")
     pairs = entry["kind"] == "captions"
     if pairs and entry["images"] is None:
-        source: Shards | LlavaJson = Shards(
-            entry["path"], cache=config.out / "shards", damage=Damage(path=_listed(config))
-        )
+        damage = Damage(float(config.data["broken"]), path=_listed(config))
+        source: Shards | LlavaJson = Shards(entry["path"], cache=config.out / "shards", damage=damage)
         where = f"{config.out / BROKEN} lists them"
     else:
         source = LlavaJson(entry["path"], entry["images"], pairs=pairs, seed=config.seed)
@@ -197,15 +196,44 @@ def _listed(config: TrainConfig) -> Path | None:
     return config.out / BROKEN if distributed.leads() else None
 
 
-def _held_out(source: Source, count: int) -> tuple[Source, Source]:
-    """What is trained on, and `count` records, evenly spread, that are not; never more than a tenth.
+def check_sources(config: TrainConfig) -> None:
+    """Raises InputError where a file or folder of `data.sources` is not there."""
+    for entry in config.data.get("sources", []):
+        if entry["kind"] == "captions" and entry["images"] is None:
+            find_shards(entry["path"])
+            continue
+        for part in ("path", "images", "captions"):
+            if entry.get(part) and not Path(entry[part]).exists():
+                raise InputError(f"data.sources: {entry[part]} is not there ({part} of {entry['kind']}); check it.")
 
-    Nor are other records of the pictures of these.
+
+def check_length(config: TrainConfig, tokenizer: Any, template: ChatTemplate) -> None:
+    """Raises InputError where rows of `data.length` are too short for any answer about a picture."""
+    shortest = len(encode_conversation(tokenizer, template, [("a", "a")], has_image=True).ids)
+    if (length := int(config.data["length"])) < shortest:
+        raise InputError(
+            f"data.length is {length}; with the template {template.name} a question with its answer takes {shortest} "
+            "tokens and more."
+        )
+
+
+def _held_out(sources: Sequence[Source], count: int) -> list[tuple[Source, Source]]:
+    """Of each source what is trained on, and `count` records, evenly spread, that are not; never more than a tenth.
+
+    Nor are records of the pictures of these, whichever source has them.
     """
-    count = min(count, len(source) // 10)
-    held = np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64)) if count else np.arange(0)
-    kept = np.setdiff1d(np.arange(len(source)), held)
-    if (pictures := source.pictures()) is not None:
-        seen = pictures[held]
-        kept = kept[~np.isin(pictures[kept], seen[seen > 0])]
-    return Subset(source, kept), Subset(source, held)
+    counts = [min(count, len(source) // 10) for source in sources]
+    held = [
+        np.unique(np.linspace(0, len(source) - 1, few).round().astype(np.int64)) if few else np.arange(0)
+        for source, few in zip(sources, counts, strict=True)
+    ]
+    pictures = [source.pictures() for source in sources]
+    shown = [all_of[those] for all_of, those in zip(pictures, held, strict=True) if all_of is not None]
+    seen = np.unique(np.concatenate(shown)) if shown else np.empty(0, np.uint64)
+    parts: list[tuple[Source, Source]] = []
+    for source, those, all_of in zip(sources, held, pictures, strict=True):
+        kept = np.setdiff1d(np.arange(len(source)), those)
+        if all_of is not None:
+            kept = kept[~np.isin(all_of[kept], seen[seen > 0])]
+        parts.append((Subset(source, kept), Subset(source, those)))
+    return parts

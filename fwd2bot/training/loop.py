@@ -21,7 +21,7 @@ from fwd2bot.provenance import provenance
 from fwd2bot.training import distributed
 from fwd2bot.training.card import last_figures, write_card
 from fwd2bot.training.checkpoints import Progress, load_progress, save_progress
-from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.config import AHEAD, TrainConfig
 from fwd2bot.training.distributed import tell
 from fwd2bot.training.optimizers import (
     begin_state,
@@ -172,6 +172,7 @@ class Job:
     def resume(self) -> tuple[int, float]:
         """Step and seconds to go on from; (0, 0) at a new start. Raises Fwd2BotError for another model's checkpoint."""
         step, seconds = self._resume_sharded() if self.config.sharded else self._resume()
+        distributed.agree(step, f"steps in {self._folder}")
         if step:
             tell(f"Going on at step {step} of {self.config.steps}.")
         return step, seconds
@@ -268,14 +269,23 @@ def batches(stage: Stage, config: TrainConfig, first: int) -> Iterator[Any]:
         batch_size=None,
         sampler=range(first, config.steps),
         num_workers=config.workers,
-        prefetch_factor=4,
+        prefetch_factor=AHEAD,
         collate_fn=_unchanged,
         multiprocessing_context="fork",
     )
-    for batch in loader:
-        if isinstance(batch, Fwd2BotError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, Fwd2BotError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise Fwd2BotError(
+            f"A process that prepares batches was killed, for want of memory it seems: of shared memory (/dev/shm; "
+            f"docker run --shm-size), where each of {config.workers} keeps {AHEAD} batches, or of any. Give it more, "
+            "or lower workers."
+        ) from error
 
 
 def _unchanged(batch: Any) -> Any:

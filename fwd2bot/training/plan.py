@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fwd2bot.errors import InputError
-from fwd2bot.training.config import TrainConfig
+from fwd2bot.training.config import AHEAD, TrainConfig
 from fwd2bot.training.costs import Flops
 from fwd2bot.training.shapes import GPUS, Base, Gpu, read_base
 from fwd2bot.training.workload import CAPTION_TOKENS, COMPOSITION, LABELLED, Load, Memory, Work
@@ -201,6 +201,10 @@ def _assumptions(work: Work, loads: list[Load], text: int, gpus: int) -> list[st
         told.append("each GPU holds the whole model and an equal part of the batch")
     told.append("a step takes what its matrix products take at this share of the dense bfloat16 peak (--mfu), those "
                 "computed again counted; reading pictures, checkpoints and validation come on top")  # fmt: skip
+    if work.config.workers:
+        size = 12 * work.base.tower.image**2 * max(load.images for load in loads) / gpus
+        ahead = f"{work.config.workers * AHEAD} batches, of {size / 1e9:.2g} GB at most"
+        told.append(f"beside it, {ahead}, wait in each process's part of the shared memory (/dev/shm)")
     if work.config.compile:
         told.append("activations are those without torch.compile, which keeps fewer")
     return told
