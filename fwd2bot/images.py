@@ -194,6 +194,11 @@ def _small_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     return picture.reduce(factor) if factor > 1 else picture, turned
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture that was opened elsewhere as one that is read here: turned as its EXIF says, on white, RGB."""
+    return _rgb(_upright(image)[0])
+
+
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

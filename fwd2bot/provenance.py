@@ -10,11 +10,15 @@ def provenance() -> dict[str, str]:
     """Commit, command and machine, for results and cards."""
     import torch
 
+    package = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        told = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, cwd=package, check=True
+        )
+        top, commit = told.stdout.splitlines()
+        if Path(top).resolve() != package.parent:  # installed somewhere in another repository
+            commit = "unknown"
+    except (OSError, ValueError, subprocess.CalledProcessError):
         commit = "unknown"
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     program = Path(sys.argv[0]).name.replace("__main__.py", "fwd2bot")

@@ -113,6 +113,15 @@ def test_vqav2_submission_has_every_test_question(tmp_path: Path) -> None:
     assert json.loads(content) == [{"question_id": 1, "answer": ""}, {"question_id": 2, "answer": "it 's 2"}]
 
 
+@pytest.mark.parametrize(("split", "lacks"), [("val", "v2_mscoco_val2014_annotations"), ("test-dev", "test2015_quest")])
+def test_vqav2_tells_what_its_end_will_need_before_it_begins(tmp_path: Path, split: str, lacks: str) -> None:
+    for subset in ("val2014", "test-dev2015"):
+        asked = [{"question_id": 1, "image_id": 9, "question": "what?"}]
+        write(tmp_path / f"v2_OpenEnded_mscoco_{subset}_questions.json", {"questions": asked})
+    with pytest.raises(InputError, match=f"{lacks}.* is not there"):
+        open_benchmark("vqav2", tmp_path, split)
+
+
 # VizWiz.
 
 
@@ -126,6 +135,28 @@ def test_vizwiz_normalises_the_prediction_alone(tmp_path: Path) -> None:
     assert first.text == "What is this? tell" + unsure + WORD
     figures = benchmark.score({"a.jpg": "Mug", "b.jpg": "Two."})
     assert figures == pytest.approx({"overall": 65, "answer_type/other": 30, "answer_type/number": 100})
+
+
+@pytest.mark.parametrize(
+    ("said", "people", "score"),
+    [
+        ("dont know", "don't know", 0),  # becomes don’t know
+        ("dont know", "don’t know", 100),
+        ("cant", "can't", 100),  # one of eight that stayed as they were
+        ("don't know", "don't know", 100),
+        ("hadn'tve", "hadn’t’ve", 100),
+    ],
+)
+def test_vizwiz_has_a_table_of_contractions_of_its_own(tmp_path: Path, said: str, people: str, score: float) -> None:
+    write(tmp_path / "Annotations/val.json", [vizwiz_row("a.jpg", [people] * 10, "other")])
+    assert open_benchmark("vizwiz", tmp_path).score({"a.jpg": said})["overall"] == score
+
+
+def test_vizwiz_rounds_to_two_decimals(tmp_path: Path) -> None:
+    rows = [vizwiz_row(f"{place}.jpg", ["mug"] * 10, "other") for place in range(3)]
+    write(tmp_path / "Annotations/val.json", rows)
+    said = {"0.jpg": "mug", "1.jpg": "cup", "2.jpg": "cup"}
+    assert open_benchmark("vizwiz", tmp_path).score(said)["overall"] == 33.33
 
 
 def test_vizwiz_submission_is_normalised_as_evalai_does(tmp_path: Path) -> None:
@@ -183,6 +214,21 @@ def test_textvqa_joins_by_picture_and_question_and_leaves_out_what_is_missing(tm
     write(tmp_path / "said.jsonl", "\n".join(map(json.dumps, rows)))
     said = read_predictions(benchmark, tmp_path / "said.jsonl")
     assert benchmark.score(said) == pytest.approx({"accuracy": (60 + 100) / 2})
+
+
+@pytest.mark.parametrize(
+    ("number", "prompt"),
+    [
+        ("ab12", "Reference OCR token: ACME, Co\nWhich one?\nAnswer the question using a single word or phrase."),
+        ("ab12", "OCR tokens: ACME, Co. Question: Which one? Short answer:"),
+        (6, "What is it that you see?"),  # the official number, whatever was asked
+        ("6", "Which one?" + WORD),
+    ],
+)
+def test_textvqa_reads_every_prompt_that_llavas_script_reads(tmp_path: Path, number: object, prompt: str) -> None:
+    row = {"question_id": number, "prompt": prompt, "text": "1"}
+    write(tmp_path / "said.jsonl", json.dumps(row))
+    assert read_predictions(textvqa(tmp_path), tmp_path / "said.jsonl") == {"ab12\nwhich one?": "1"}
 
 
 def test_textvqa_asks_once_what_stands_twice_and_scores_both(tmp_path: Path) -> None:

@@ -121,6 +121,18 @@ def test_pope_asks_as_often_for_what_is_there_as_for_what_is_not(world: Path) ->
         assert (everything[f"{name}/recall"], everything[f"{name}/accuracy"]) == (100, 50)
 
 
+def test_a_world_in_the_place_of_another_leaves_nothing_of_it(tmp_path: Path) -> None:
+    """MME's files are found by looking into its folders; what a user put there stays."""
+    for images, seed in ((40, 0), (30, 1)):
+        write_world(tmp_path, images, "test", seed=seed, benchmarks=True)
+        (tmp_path / "benchmarks/mme/scene/mine.txt").touch()
+    mme = tmp_path / "benchmarks/mme"
+    for subtask in MME_SUBTASKS:
+        files = {file.name for file in (mme / subtask).rglob("*") if file.is_file() and file.name != "mine.txt"}
+        assert max(files) <= "000029.txt"
+    assert (mme / "scene/mine.txt").exists()
+
+
 def test_mme_subtasks_are_those_of_the_scorer() -> None:
     assert (*MME.PERCEPTION, *MME.COGNITION) == MME_SUBTASKS
 

@@ -96,6 +96,11 @@ def test_rouge_of_nothing_in_common() -> None:
     assert rouge_l(words("x", ""), [words("a b"), words("a")]) == 0.0
 
 
+def test_rouge_of_nothing_against_nothing() -> None:
+    """A reference of marks alone: pycocoevalcap cuts both at spaces, and finds one empty token in each."""
+    assert rouge_l(words("", ""), [words("a b", ""), words("a")]) == 0.5
+
+
 # Every line was cut by Stanford's PTBTokenizer 3.4.1; the marks that the scorer drops are left out.
 CUT = [
     ("A man's dog can't run.", "a man 's dog ca n't run"),

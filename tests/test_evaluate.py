@@ -1,6 +1,7 @@
 """A model on benchmarks from end to end: answers and vectors on the disk, resumed, refused, scored, told."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,38 @@ def test_several_vectors_a_picture_are_kept_and_scored(world: Path, tmp_path: Pa
     assert figures["replace_obj"] == pytest.approx(100 * sum(right) / len(right))
 
 
+@pytest.mark.parametrize("of", ["images", "texts"])
+def test_vectors_of_no_numbers_are_told(of: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN on the disk means that a vector is not there yet, or that its picture could not be read."""
+    (benchmark,) = open_benchmarks("coco_retrieval", world)
+    embed = getattr(Flat, f"embed_{of}")
+
+    def overflowing(self: Flat, part: Sequence[Any]) -> Any:
+        made = embed(self, part)
+        made[-1] = np.nan
+        return made
+
+    monkeypatch.setattr(Flat, f"embed_{of}", overflowing)
+    with pytest.raises(InputError, match=r"no finite numbers for .*: try --dtype float32"):
+        take(Flat(), benchmark, tmp_path / "out")
+
+
+def test_answers_that_may_not_be_written_are_told(
+    model: Fwd2Bot, questions: Questions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(model, questions, tmp_path / "out")
+    file, opened = next((tmp_path / "out").glob("*.jsonl")), Path.open
+
+    def refused(self: Path, *rest: Any, **more: Any) -> Any:
+        if self == file:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(InputError, match=r"jsonl cannot be written or read: Permission denied; name another --out"):
+        take(model, questions, tmp_path / "out")
+
+
 def test_a_text_that_stands_twice_is_embedded_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +420,8 @@ def test_command_prints_a_table_and_writes_the_rest(
     out = capsys.readouterr().out
     assert "coco_captions (test): tiny-fwd2bot, 2 tokens an image\n  CIDEr     " in out
     assert "  replace_obj  " in out
+    assert re.search(r"^  tokeniser +(fwd2bot.evaluation.ptb|Stanford PTBTokenizer 3.4.1)$", out, re.MULTILINE)
+    assert re.search(r"^  METEOR +(not computed: .*|1.5)$", out, re.MULTILINE)
     there = tmp_path / "evaluation/tiny-fwd2bot-2"
     assert json.loads((there / "coco_captions-test.run.json").read_text())["prompt"] == "What is it?"
     assert command(*names, "--prompt", "What is it?", "--json") == 0

@@ -127,3 +127,12 @@ def test_above_guessing_by_hand() -> None:
 def test_above_guessing_needs_a_model_that_does_more_than_guess() -> None:
     with pytest.raises(ValueError, match=r"the full model scores 46\.0, guessing 46\.0"):
         above_guessing(50.0, 46.0, 46.0)
+
+
+@pytest.mark.parametrize(("images", "width"), [(100, 256), (37, 768)])
+def test_vectors_that_are_all_alike_find_nothing_wherever_they_stand(images: int, width: int) -> None:
+    """Their products are not all equal: kernels at a matrix's edge sum in another order."""
+    vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    vector /= np.linalg.norm(vector)
+    alike = np.tile(vector, (images, 1)), np.tile(vector, (5 * images, 1))
+    assert set(recall_at(*alike, [text // 5 for text in range(5 * images)]).values()) == {0.0}

@@ -244,6 +244,25 @@ def test_vectors_are_those_of_the_model(sentences: ModuleType, folder: Path, tmp
     assert module.modalities == ["text", "image"]
 
 
+def test_a_picture_that_is_opened_has_the_vector_of_its_file(
+    sentences: ModuleType, folder: Path, tmp_path: Path
+) -> None:
+    """Transparency is on white, and a photograph stands as its EXIF says."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.new("RGB", (32, 16), "blue")
+    turned.paste("red", (0, 0, 8, 16))
+    turned.save(tmp_path / "turned.png", exif=exif)
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (0, 0, 4, 16))
+    clear.save(tmp_path / "clear.png")
+    module = sentences.Fwd2BotModule(folder, device="cpu")
+    for name in ("turned.png", "clear.png"):
+        with Image.open(tmp_path / name) as opened:
+            one, other = embed(module, [opened, str(tmp_path / name)])
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
 def test_a_module_is_whole_after_it_was_saved(sentences: ModuleType, folder: Path, tmp_path: Path) -> None:
     module = sentences.Fwd2BotModule(folder, 4, device="cpu")
     module.save(str(tmp_path))

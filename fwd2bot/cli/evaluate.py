@@ -54,6 +54,9 @@ def _print_figures(result: dict[str, Any]) -> None:
     width = max(map(len, rows), default=0)
     for name in sorted(rows, key=lambda name: name != result.get("metric")):  # the one that papers quote comes first
         print(f"  {name:{width}}  {rows[name]:8.2f}")
+    for name in ("tokeniser", "METEOR"):
+        if name in result:
+            print(f"  {name:{width}}  {result[name]}")
     for one in result.get("failed", []):
         print(f"  {plural(one['samples'], 'sample')} counted as unanswered: {one['error']}")
 

@@ -170,7 +170,7 @@ def read_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
             raise InputError(f"Line {number} of {path} is no JSON ({error}): write one object a line.") from error
         try:
             key, text = benchmark.prediction_key(row, found), row["text"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             wrong = f"has no {error}" if isinstance(error, KeyError) else "is no JSON object with texts"
             raise InputError(f"Line {number} of {path} {wrong}: docs/benchmarks.md says what a line holds.") from error
         if not isinstance(text, str):

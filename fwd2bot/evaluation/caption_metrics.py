@@ -59,7 +59,8 @@ def cider(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) ->
 def rouge_l(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """F of the longest common subsequence, its precision and its recall each the best of any reference; mean."""
     scores = []
-    for caption, own in zip(captions, references, strict=True):
+    for made, wanted in zip(captions, references, strict=True):
+        caption, own = made or [""], [one or [""] for one in wanted]  # cut at spaces, nothing is one empty token
         common = [(longest_common(caption, one), len(one)) for one in own]
         precision = max(length for length, _ in common) / max(1, len(caption))
         recall = max(length / max(1, wanted) for length, wanted in common)

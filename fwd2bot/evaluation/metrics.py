@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 _CELLS = 1 << 24
 """Similarities held at once: 64 MiB."""
+_ROUNDING = 1e-6
+"""Equal vectors may have products that differ by so much: which, depends on where in a matrix they stand."""
 _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
@@ -63,7 +65,7 @@ def _wrong_before(
         scores[np.isnan(scores)] = -np.inf
         right = own[part, None] == of
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        counts[part] = ((scores >= best) & ~right).sum(axis=1)
+        counts[part] = ((scores >= best - _ROUNDING) & ~right).sum(axis=1)
     return counts
 
 

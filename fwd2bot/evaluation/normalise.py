@@ -7,7 +7,7 @@ Source: GT-Vision-Lab/VQA (a013f00), vqaEval.py; haotian-liu/LLaVA (c121f04), m4
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS_WITH_COMMA = re.compile(r"\d,\d")
@@ -40,10 +40,24 @@ _CONTRACTIONS = {
 }  # fmt: skip
 """As published, but for the four with a capital, which nothing in lower case meets, and those that change nothing."""
 
+_STRAIGHT = ("aint", "arent", "cant", "couldve", "couldnt", "weve", "wheres", "whove")
+_VIZWIZ = {
+    short if short in ("couldn'tve", "hadn'tve") else short.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}"): (
+        word if short in _STRAIGHT else word.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
+    )
+    for short, word in _CONTRACTIONS.items()
+}
+"""Its scorer's table went through a word processor: most apostrophes are typographic, and meet none that are typed."""
+
 
 def vqa_processed(answer: str) -> str:
-    """An answer as the official scorers of VQAv2 and VizWiz compare it."""
-    return _words(_without_marks(answer.replace("\n", " ").replace("\t", " ").strip()))
+    """An answer as the official scorer of VQAv2 compares it."""
+    return _processed(answer, _CONTRACTIONS)
+
+
+def vizwiz_processed(answer: str) -> str:
+    """An answer as VizWiz's scorer compares it."""
+    return _processed(answer, _VIZWIZ)
 
 
 def evalai_processed(answer: str) -> str:
@@ -67,7 +81,11 @@ def _without_marks(text: str) -> str:
     return _STOP.sub("", kept, count=_STOPS)
 
 
-def _words(text: str) -> str:
+def _processed(answer: str, contractions: Mapping[str, str]) -> str:
+    return _words(_without_marks(answer.replace("\n", " ").replace("\t", " ").strip()), contractions)
+
+
+def _words(text: str, contractions: Mapping[str, str]) -> str:
     """Lower case, numbers to ten as digits, no articles, contractions with their apostrophe, single spaces."""
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)

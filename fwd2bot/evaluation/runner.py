@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fwd2bot.errors import ImageError, InputError
+from fwd2bot.errors import ImageError, InputError, no_numbers
 from fwd2bot.evaluation.base import Benchmark, Sample, VectorBenchmark, read_predictions
 from fwd2bot.evaluation.catalogue import folder_name, open_benchmark
 from fwd2bot.evaluation.embedders import Embedder, as_embedder, distinct
@@ -141,7 +142,7 @@ class _Run:
         waiting = [sample for sample in samples if sample.key not in predictions]
         self.told |= {"samples": len(samples), "answered_before": len(predictions)}
         tell = self.progress("answered", "questions")
-        with self.file("jsonl").open("a", encoding="utf-8") as lines:
+        with _writing(self.file("jsonl")), self.file("jsonl").open("a", encoding="utf-8") as lines:
             for count, (sample, text) in enumerate(self._answers(model, waiting, limit), 1):
                 if isinstance(text, str):
                     predictions[sample.key] = text
@@ -153,7 +154,8 @@ class _Run:
         predictions |= {sample.key: "" for sample in samples if sample.key not in predictions}
         submission = benchmark.submission(predictions)
         if submission is not None:
-            (self.out / submission[0]).write_bytes(submission[1])
+            with _writing(self.out / submission[0]):
+                (self.out / submission[0]).write_bytes(submission[1])
             self.told["submission"] = submission[0]
         return None if benchmark.split in benchmark.served else benchmark.score(predictions)
 
@@ -172,12 +174,14 @@ class _Run:
             vectors = np.full((len(part), *self._shape("images")), np.nan, dtype=np.float32)
             good = [at for at, one in enumerate(opened) if not isinstance(one, ImageError)]
             if good:
-                vectors[good] = self.embedder.embed_images([one for one in opened if not isinstance(one, ImageError)])
+                found = self.embedder.embed_images([one for one in opened if not isinstance(one, ImageError)])
+                vectors[good] = _finite(found, [f"image {part[at]}" for at in good])
             self.failed.update(str(one) for one in opened if isinstance(one, ImageError))
             return vectors
 
         def embed_texts(part: Sequence[int]) -> NDArray[np.float32]:
-            return self.embedder.embed_texts([once[number] for number in part])
+            wanted = [once[number] for number in part]
+            return _finite(self.embedder.embed_texts(wanted), [repr(text) for text in wanted])
 
         of_images = self._embedded("images", len(images), embed_images)
         of_texts = self._embedded("texts", len(once), embed_texts)
@@ -286,11 +290,21 @@ def _kept_predictions(benchmark: Benchmark, path: Path) -> dict[str, str]:
     """What was answered before; a last line that a kill cut short is taken out of the file."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
+    with _writing(path):
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
     return read_predictions(benchmark, path) if whole else {}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises InputError where the system refuses a file of ours."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be written or read: {error.strerror}; name another --out.") from error
 
 
 def _answer(model: Fwd2Bot, rows: Tensor, samples: Sequence[Sample], limit: int) -> list[str | Exception]:
@@ -316,6 +330,14 @@ def _read_all(images: Sequence[tuple[Path | bytes, str]]) -> list[Image.Image | 
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         return list(pool.map(read, images))
+
+
+def _finite(vectors: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+    """The vectors. Raises InputError where one is of no finite numbers, which stands for one that is not there yet."""
+    hurt = np.flatnonzero(~np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1))
+    if len(hurt):
+        raise InputError(no_numbers(names[hurt[0]]))
+    return vectors
 
 
 def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

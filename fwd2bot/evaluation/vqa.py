@@ -1,6 +1,7 @@
 """Questions that ten people answered: VQAv2, VizWiz and TextVQA, each with its own way to the soft score."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import SHORT_ANSWER, Benchmark, Sample, check_complete, means
 from fwd2bot.evaluation.files import Row, by_key, found, read_json, read_json_lines, read_json_list
-from fwd2bot.evaluation.normalise import evalai_processed, soft_score, vqa_processed
+from fwd2bot.evaluation.normalise import evalai_processed, soft_score, vizwiz_processed, vqa_processed
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 OCR = "\nReference OCR token: "
+_ASKED = "v2_OpenEnded_mscoco_{}_questions.json"
+_FIRST_TOKENS = re.compile("OCR tokens: .*?Question: (.*?) Short answer:", re.DOTALL)
 
 
 class VQAv2(Benchmark):
@@ -27,6 +30,9 @@ class VQAv2(Benchmark):
         super().__init__(folder, split)
         self._subset = {"val": "val2014", "test-dev": "test-dev2015", "test": "test2015"}[self.split]
         self._questions = self._read(self._subset)
+        wanted = {"val": "v2_mscoco_val2014_annotations.json"}.get(self.split, _ASKED.format("test2015"))
+        if not (folder / wanted).exists():  # a whole run would come to it in the end
+            raise InputError(f"{folder / wanted} is not there: docs/benchmarks.md says what to download.")
 
     def samples(self) -> Sequence[Sample]:
         images = "val2014" if self.split == "val" else "test2015"
@@ -63,7 +69,7 @@ class VQAv2(Benchmark):
         return f"vqav2_{self.split}.json", json.dumps(rows).encode()
 
     def _read(self, subset: str) -> dict[str, Row]:
-        rows = read_json(self.folder / f"v2_OpenEnded_mscoco_{subset}_questions.json").rows("questions")
+        rows = read_json(self.folder / _ASKED.format(subset)).rows("questions")
         return by_key(rows, _number)
 
 
@@ -125,15 +131,16 @@ class VizWiz(Benchmark):
         return {"image": sample.key, "prompt": sample.text, "text": text}
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
-        """`overall`, and by type of answer. The prediction is normalised, what people said is not."""
+        """`overall`, and by type of answer, rounded to two decimals. The prediction is normalised, what people said is
+        not. Source: two copies of the official scorer by others."""
         self.check_scored_here()
         check_complete(self._images, predictions)
         scores = []
         for image, row in self._rows.items():
             humans = [answer.text("answer") for answer in row.rows("answers")]
-            score = soft_score(vqa_processed(predictions[image]), humans)
+            score = soft_score(vizwiz_processed(predictions[image]), humans)
             scores += [("overall", score), (f"answer_type/{row.text('answer_type')}", score)]
-        return means(scores)
+        return {name: round(mean, 2) for name, mean in means(scores).items()}
 
     def submission(self, predictions: Mapping[str, str]) -> tuple[str, bytes]:
         check_complete(self._images, predictions)
@@ -182,13 +189,19 @@ class TextVQA(Benchmark):
         return frozenset(map(_key, self._rows))
 
     def prediction_key(self, row: Mapping[str, Any], before: Collection[str] = ()) -> str:
-        if "prompt" not in row:
-            number = str(row["question_id"])
-            return _key(self._numbered[number]) if number in self._numbered else number
-        lines = row["prompt"].split("\n")  # the question's, mostly one, and what stands below it
-        beginnings = ["\n".join(lines[:end]).lower() for end in range(len(lines), 0, -1)]
-        keys = [f"{row['question_id']}\n{beginning}" for beginning in beginnings]
-        return next((key for key in keys if key in self._keys), keys[-1])
+        """Of a line as LLaVA's: the picture's id, and a prompt in one of the three forms that its script reads."""
+        number, asked = str(row["question_id"]), []
+        if "prompt" in row:
+            lines = row["prompt"].split("\n")  # the question's, mostly one, and what stands below it
+            asked = ["\n".join(lines[:end]) for end in range(len(lines), 0, -1)]
+            asked += [lines[1]] if len(lines) > 1 and lines[0].startswith(OCR.strip()) else []
+            asked += _FIRST_TOKENS.findall(row["prompt"])
+        keys = [f"{number}\n{question.lower()}" for question in asked]
+        if (known := next((key for key in keys if key in self._keys), None)) is not None:
+            return known
+        if number in self._numbered:
+            return _key(self._numbered[number])
+        return f"{number}\n{asked[-1].lower()}" if asked else number
 
     def prediction_row(self, sample: Sample, text: str) -> dict[str, Any]:
         return {"question_id": sample.key.split("\n")[0], "prompt": sample.text, "text": text}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.embedders import as_embedder
-from fwd2bot.images import read_image
+from fwd2bot.images import read_image, upright_rgb
 from fwd2bot.model import load
 
 try:
@@ -90,5 +90,5 @@ def _one(given: Any, prompt: str | None) -> str | Image.Image:
     if kind == "text" and isinstance(given, str):
         return (prompt or "") + given
     if kind == "image" and isinstance(given, (Image.Image, str)):
-        return read_image(given) if isinstance(given, str) else given.convert("RGB")
+        return read_image(given) if isinstance(given, str) else upright_rgb(given)
     raise InputError(f"Here one vector is of one text or of one picture, not of {kind!r} ({type(given).__name__}).")

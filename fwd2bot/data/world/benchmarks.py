@@ -196,6 +196,9 @@ def _pope(out: Path, scenes: Sequence[Scene], images: Path) -> None:
 
 def _mme(out: Path, scenes: Sequence[Scene], images: Path) -> None:
     written = Counter[str]()
+    for subtask in MME_SUBTASKS:  # whose files are found by looking: those of an earlier world would be, too
+        for file in (out / subtask).rglob("[0-9]" * 6 + ".*"):
+            file.unlink()
     for number, scene in enumerate(scenes):
         for subtask, pair in mme_pairs(scene).items():
             inner = subtask in _MME_INNER
