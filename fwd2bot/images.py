@@ -1,6 +1,7 @@
 """Files and folders to RGB pictures. Every kind of broken file becomes an ImageError of one sentence."""
 
 import hashlib
+import math
 import os
 import stat
 import threading
@@ -34,6 +35,9 @@ MAX_RATIO = 100  # of the sides: models scale the shorter side up, and the longe
 # No model here looks at more than this many pixels a side, so larger pictures are shrunk by a whole factor as they
 # are read: a folder of 12-megapixel photographs then needs a quarter of the memory and half of the time.
 ENOUGH = 768
+MOST = 16 * ENOUGH**2
+"""Pixels of a picture that is kept: 28 MB. Of one longer than 4:1 the shorter side may then have less than ENOUGH; such
+pictures are shown to a model whole, with all of their length in its input."""
 _LARGE = 24_000_000
 _one_large_at_a_time = threading.Semaphore(1)
 
@@ -52,7 +56,8 @@ class Picture:
 def read_image(path: str | Path) -> Image.Image:
     """The picture in a file, as RGB: turned as its EXIF says, on white where transparent, the first frame of many.
 
-    A picture of more than twice ENOUGH pixels on its shorter side is shrunk by a whole factor, to at least ENOUGH.
+    A picture of more than twice ENOUGH pixels on its shorter side is shrunk by a whole factor, to at least ENOUGH, and
+    one of more than MOST pixels to no more.
 
     Raises ImageError where the file is not there, may not be read, or is not a whole picture of a known kind.
     """
@@ -190,7 +195,7 @@ def _small_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     image.load()
     upright, turned = _upright(image)
     picture = _rgb(upright)
-    factor = min(picture.size) // ENOUGH
+    factor = max(min(picture.size) // ENOUGH, math.ceil(math.sqrt(picture.width * picture.height / MOST)))
     return picture.reduce(factor) if factor > 1 else picture, turned
 
 

@@ -40,10 +40,12 @@ class Canned:
     full: int = 0  # how many chats are refused as if the server were full
     breaks: bool = False  # answers end in the middle
     may_caption: threading.Event = field(default_factory=threading.Event)  # cleared, captions wait
+    may_attend: threading.Event = field(default_factory=threading.Event)  # cleared, attention waits
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # what was posted
 
     def __post_init__(self) -> None:
         self.may_caption.set()
+        self.may_attend.set()
         self.files = sorted(ALBUM.glob("*.png"))
         told = [json.loads(line) for line in (ALBUM / "captions.jsonl").read_text("utf-8").splitlines()]
         self.captions = {one["image"]: one["captions"][0] for one in told}
@@ -83,6 +85,7 @@ class Canned:
 
     def attention(self, body: dict[str, Any]) -> dict[str, Any]:
         """Token k drew on place k alone; the answer used token k for (k + 1) / 10."""
+        self.may_attend.wait(30)
         rows, columns = GRID
         drawn = [[float(place == token) for place in range(rows * columns)] for token in range(TOKENS)]
         return {

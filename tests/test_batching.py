@@ -13,6 +13,7 @@ from tiny import tiny_compressor
 
 from fwd2bot.errors import InputError
 from fwd2bot.model import Fwd2Bot
+from fwd2bot.server import batching
 from fwd2bot.server.batching import DeadError, FullError, Worker, ready
 
 RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
@@ -136,6 +137,28 @@ def test_no_more_wait_than_may(worker, model):
     model.may_go_on.set()
     assert {one.result().text for one in running + waiting} == {"red red red red"}
     assert asked(worker).result().text == "red red red red"
+
+
+def test_no_more_pictures_wait_than_memory_is_for(worker, model, monkeypatch):
+    held = hold(worker)
+    monkeypatch.setattr(batching, "HELD", 2 * 3 * RED.width * RED.height)
+    one = worker.compress([RED] * 5)  # alone, whatever it takes
+    with pytest.raises(FullError):
+        worker.compress([RED])
+    with pytest.raises(FullError):
+        worker.answer(model.prompt([("?", None)], 4), picture=RED)
+    text = worker.embed(["red"])
+    held.set()
+    assert len(one.result()[0]) == 5
+    assert text.result().shape == (1, 8)
+
+
+def test_closed_with_patience_it_waits_no_longer(worker, model):
+    two_running(worker, model)
+    began = time.monotonic()
+    worker.close(0.2)
+    assert 0.1 < time.monotonic() - began < 5
+    model.may_go_on.set()
 
 
 def test_who_goes_away_leaves_the_batch_and_the_queue(worker, model):

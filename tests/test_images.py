@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fwd2bot.errors import ImageError, InputError
-from fwd2bot.images import ENOUGH, MAX_PIXELS, content_hash, decode, find_images, longer_name, read_image
+from fwd2bot.images import ENOUGH, MAX_PIXELS, MOST, content_hash, decode, find_images, longer_name, read_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -128,6 +128,17 @@ def test_read_image_shrinks_a_large_picture_by_a_whole_factor(tmp_path: Path, na
     assert max(picture.image.size) <= 2 * ENOUGH
     assert (picture.width, picture.height) == (4 * ENOUGH, 3 * ENOUGH)
     assert abs(picture.image.width / picture.image.height - 4 / 3) < 0.01
+
+
+@pytest.mark.parametrize(("size", "kept"), [((70_000, 700), (23_334, 234)), ((1535, 6139), (1535, 6139))])
+def test_a_long_picture_is_kept_small(size: tuple[int, int], kept: tuple[int, int]) -> None:
+    """A file of 8 KB would take 150 MB; none that is no longer than 4:1 is shrunk for it."""
+    buffer = BytesIO()
+    Image.new("RGB", size, "red").save(buffer, "PNG")
+    picture = decode(buffer.getvalue(), "long.png")
+    assert (picture.width, picture.height) == size
+    assert picture.image.size == kept
+    assert kept[0] * kept[1] <= MOST
 
 
 def test_decode_hashes_the_bytes_of_the_file() -> None:

@@ -312,6 +312,22 @@ def test_attention_behind_an_answer_is_that_of_its_question(visit: Open) -> None
     assert posted(canned, "/album/attention") == [{"image": "crown.png", "question": "what is at the top left?"}]
 
 
+def test_attention_that_is_asked_for_twice_is_that_of_the_second(visit: Open) -> None:
+    """The first, which is given up, does not give up the second."""
+    canned = Canned()
+    page = visit(canned)
+    open_image(page, "crown.png")
+    ask(page, "what is at the top left?")
+    canned.may_attend.clear()
+    page.get_by_role("button", name="Where it looked").click()
+    page.wait_for_timeout(200)
+    page.get_by_role("button", name="Where it looked").click()
+    page.wait_for_timeout(200)
+    canned.may_attend.set()
+    wait_for_text(page, "#asked", f"what is at the top left? — {ANSWER}")
+    assert len(posted(canned, "/album/attention")) == 2
+
+
 def test_attention_without_a_picture_shows_what_the_answer_used(visit: Open) -> None:
     page = visit(Canned(gone=frozenset({"crown.png"})))
     open_image(page, "crown.png")

@@ -2,8 +2,12 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +19,15 @@ from serving import chat
 from test_cli_process import ENVIRONMENT, FAKE_PROCESS
 
 from fwd2bot import server
-from fwd2bot.server.run import address, bind, is_loopback
+from fwd2bot.server.guard import is_loopback
+from fwd2bot.server.run import address, bind
 
 SLOW_WORDS = FAKE_PROCESS.replace(
     "from fwd2bot.cli import main",
     "import time\nfake_model.FakeRunning.step = lambda self, step=fake_model.FakeRunning.step: "
-    "(time.sleep(0.5), step(self))[1]\nfrom fwd2bot.cli import main",
+    "(time.sleep(0.5), step(self))[1]\n"
+    "fake_model.FakeModel.embed = lambda self, *given, embed=fake_model.FakeModel.embed, **more: "
+    "(time.sleep(60 if len(given[0]) > 100 else 0), embed(self, *given, **more))[1]\nfrom fwd2bot.cli import main",
 )
 
 
@@ -54,6 +61,48 @@ def test_told_to_stop_it_finishes_the_answer_that_it_gives(run: Run, album: Path
         assert process.wait(30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == "stopped\n"
+
+
+def test_told_twice_it_ends_at_once(run: Run, album: Path) -> None:
+    with started() as (process, url):
+        body = json.dumps({"input": [f"red {number}" for number in range(256)], "model": "fake"}).encode()
+        said: list[object] = []
+
+        def ask() -> None:
+            try:
+                urllib.request.urlopen(f"{url}/v1/embeddings", body, timeout=60)
+            except urllib.error.HTTPError as error:
+                said.append((error.code, json.loads(error.read())["error"]["message"]))
+            except OSError as error:
+                said.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(1)  # it is at work, for a minute
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        asking.join(10)
+        assert process.stderr is not None
+        assert process.stderr.read() == "stopped\n"
+        assert len(said) == 1
+
+
+@pytest.mark.parametrize("given", ["secret\n", " secret"])
+def test_white_space_around_a_token_is_none_of_it(
+    run: Run, album: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("FWD2BOT_TOKEN", given)
+    opened = []
+
+    def serve(self: server.run.Stoppable, listening: socket.socket, began: object) -> None:
+        opened.append(self._served.token)
+        listening.close()
+
+    monkeypatch.setattr(server.run.Stoppable, "serve_on", serve)
+    assert run("serve", "album.store", "--port", "0").code == 0
+    assert opened == ["secret"]
 
 
 def test_a_port_that_is_taken_is_one_line(run: Run, album: Path) -> None:

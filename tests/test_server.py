@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -96,6 +97,30 @@ def test_where_the_files_lie_is_not_told(client, tmp_path):
         assert str(tmp_path) not in answer.text
 
 
+def test_where_the_files_lie_is_not_told_of_files_that_are_damaged(client, served, tmp_path):
+    (tmp_path / "photos/sea.png").write_bytes(b"")
+    asked = chat(url="sea.png")
+    for answer in (client.get("/album/picture?image=sea.png"), client.post("/v1/chat/completions", json=asked)):
+        assert told(answer, 400).startswith("sea.png is empty")
+    shutil.rmtree(tmp_path / "album.store")
+    said = told(client.post("/album/caption", json={"image": "sea.png"}), 500)
+    assert said.startswith("There is no store at album.store")
+    assert str(tmp_path) not in said
+
+
+def test_a_store_that_is_away_is_a_sentence_and_answers_when_it_is_back(client, served, tmp_path):
+    (tmp_path / "album.store").rename(tmp_path / "away")
+    assert "album.store" in told(client.post("/album/caption", json={"image": "sea.png"}), 500)
+    (tmp_path / "away").rename(tmp_path / "album.store")
+    assert client.post("/album/caption", json={"image": "sea.png"}).json()["caption"] == "a blue picture"
+
+
+def test_a_name_in_an_url_is_no_longer_than_names_are(client, served, monkeypatch):
+    monkeypatch.setattr(served.album, "row", lambda name: 1 // 0)
+    asked = chat(url="fwd2bot://" + "a" * 5000)
+    assert "has 5,000 letters" in told(client.post("/v1/chat/completions", json=asked), 400)
+
+
 def test_no_folder_given_no_picture_shown(tmp_path):
     with opened(tmp_path, images=[]) as served, client_of(served) as client:
         assert {one["picture"] for one in client.get("/album/images").json()["images"]} == {None}
@@ -149,7 +174,9 @@ def test_caption_of_an_image(client):
     assert "There is no image" in told(client.post("/album/caption", json={"image": "x"}), 404)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b'{"image": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b'{"image": "\\ud800"}', b'{"x\xed\xa0\x80": 1}']
+)
 def test_a_body_that_is_no_object_is_told(client, content):
     assert "The body is not" in told(client.post("/album/caption", content=content), 400)
 
@@ -176,7 +203,7 @@ def test_files_of_the_page_are_served_and_nothing_else(tmp_path, served, monkeyp
 # Who may ask.
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000"])
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "127.0.0.2:8000", "localhost", "LOCALHOST:80", "[::1]:8000"])
 def test_this_machine_may_ask(client, host):
     assert client.get("/album", headers={"host": host}).status_code == 200
 

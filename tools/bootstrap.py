@@ -396,7 +396,11 @@ def main(job: str, arguments: list[str]) -> int:
     if job == "demo":
         program = str(env.python.parent / "fwd2bot")
         os.execve(program, [program, job, *arguments], job_environ(env))
-    return test(env, arguments)
+    try:
+        return test(env, arguments)
+    except KeyboardInterrupt:
+        say(f"\n{job}: stopped")
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

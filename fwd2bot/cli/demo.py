@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -140,11 +141,12 @@ def _search(model: "Model", store: Store, album: Album, watch: Watch) -> None:
     with watch.part("search", len(queries), "text"):
         found = search(model, store, [text for text, _ in queries], top=SHOWN_RESULTS)
     similar = search_like(model, store, album.folder / like, top=SHOWN_RESULTS)
-    best = [name for one in found for name, _ in one.results[:1]]
-    first = sum(name == image for name, (_, image) in zip(best, queries, strict=True))
+    first = sum(name == image for one, (_, image) in zip(found, queries, strict=True) for name, _ in one.results[:1])
     _title("search", "search TEXT --store album.store")
     for one, (text, image) in list(zip(found, queries, strict=True))[-SHOWN_SEARCHES:]:
         print(_cut(f'"{text}"', 79).rstrip())
+        if one.error is not None:  # the model embeds no text
+            print(_wrapped("none:", one.error))
         for name, score in one.results:
             print(f"  {score:5.2f}  {name}{'   <- the text is about this one' if name == image else ''}")
     print(f"{first} of {len(queries)} such texts find their picture first.")
@@ -155,9 +157,10 @@ def _search(model: "Model", store: Store, album: Album, watch: Watch) -> None:
 
 def _next(album: Path, store: str | None) -> None:
     program = _program()
-    kept = store or "album.store"
-    first = [] if store else [f"{program} compress {_short(album)} --store {kept}"]
-    shown = "" if store else f" --images {_short(album)}"  # of a store that is kept the pictures are deleted
+    kept = shlex.quote(store or "album.store")
+    pictures = shlex.quote(_short(album))
+    first = [] if store else [f"{program} compress {pictures} --store {kept}"]
+    shown = "" if store else f" --images {pictures}"  # of a store that is kept the pictures are deleted
     _title("try next")
     for line in [
         *first,
@@ -214,4 +217,6 @@ def _program() -> str:
     if shutil.which("fwd2bot"):
         return "fwd2bot"
     beside = Path(sys.executable).parent / "fwd2bot"
-    return _short(beside) if beside.exists() else f"{_short(Path(sys.executable))} -m fwd2bot"
+    if beside.exists():
+        return shlex.quote(_short(beside))
+    return f"{shlex.quote(_short(Path(sys.executable)))} -m fwd2bot"

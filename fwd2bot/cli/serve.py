@@ -19,11 +19,12 @@ TOKEN = "FWD2BOT_TOKEN"
 def run_serve(options: argparse.Namespace) -> int:
     try:
         from fwd2bot.server import run
+        from fwd2bot.server.guard import is_loopback
         from fwd2bot.server.served import Served
     except ImportError as error:
         raise InputError("Serving needs starlette and uvicorn: run pip install 'fwd2bot[serve]'.") from error
-    token = options.token or os.environ.get(TOKEN) or None
-    loopback = run.is_loopback(options.host)
+    token = (options.token or os.environ.get(TOKEN) or "").strip() or None
+    loopback = is_loopback(options.host)
     if not loopback and token is None:
         raise InputError(f"{options.host} is reached by others, so a token is needed: give --token, or set {TOKEN}.")
     for name in ("batch", "queue"):
@@ -45,9 +46,10 @@ def run_serve(options: argparse.Namespace) -> int:
         listening.close()
         raise
     told = f"{options.store} ({plural(len(store), 'image')}) with {served.model.name} at {run.address(listening)}"
+    server = run.Stoppable(served)
     try:
-        run.Stoppable(served).serve_on(listening, lambda: note(f"serving {told}; Ctrl-C stops"))
+        server.serve_on(listening, lambda: note(f"serving {told}; Ctrl-C stops"))
     finally:
-        served.close()
+        served.close(server.patience)
     note("stopped")
     return 0

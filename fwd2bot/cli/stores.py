@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fwd2bot.cli.commands import load_model
-from fwd2bot.cli.output import ProgressLine, note, print_json, print_rows
+from fwd2bot.cli.output import ProgressLine, note, one_line, print_json, print_rows
 from fwd2bot.disk import gone
 from fwd2bot.errors import ImageError, InputError, StoreError
 from fwd2bot.store import Store
@@ -43,7 +43,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if found.images:
         print(f"{plural(len(found.images), 'image')} with a row that is hurt:")
         for image in found.images:
-            print(f"  {image.image} ({_fate(image.restorable)})")
+            print(f"  {one_line(image.image)} ({_fate(image.restorable)})")
     if found.unnamed:
         print(f"{plural(found.unnamed, 'row')} whose names are hurt, too")
     if found.older:
@@ -75,7 +75,7 @@ def run_repair(options: argparse.Namespace) -> int:
         if lost:
             print(f"  {plural(lost, 'image')} lost; `fwd2bot compress` adds them again, where their files are:")
             for name in done.gone:
-                print(f"    {name}")
+                print(f"    {one_line(name)}")
             if done.unnamed:
                 print(f"    and {plural(done.unnamed, 'row')} whose names were hurt, too")
     return code
@@ -109,7 +109,7 @@ def run_migrate(options: argparse.Namespace) -> int:
         if done.failed:
             print(f"  {plural(len(done.failed), 'image')} could not be read, and stay there alone:")
             for _, reason in done.failed:
-                print(f"    {reason}")
+                print(f"    {one_line(reason)}")
     return ImageError.exit_code if done.failed else 0
 
 

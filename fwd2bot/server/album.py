@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError, StoreError
-from fwd2bot.images import Picture, content_hash, decode, read_bytes
-from fwd2bot.server.pictures import Folders, thumbnail
+from fwd2bot.images import Picture, content_hash, decode
+from fwd2bot.server.pictures import Folders, content_of, thumbnail
 from fwd2bot.server.replies import RequestError
 from fwd2bot.store import Row, Store, StoreInfo
 from fwd2bot.store.guards import newest_manifest
@@ -88,6 +88,12 @@ class Album:
             pool.shutdown(cancel_futures=True)
 
     def _retried(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        try:
+            return self._on_the_newest(function, *arguments)
+        except StoreError as error:  # where the store lies is not told
+            raise StoreError(str(error).replace(str(self.store.path), self.store.path.name)) from error
+
+    def _on_the_newest(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
             return function(*arguments)
         except StoreError:  # who wrote to it meanwhile may have tidied its files away
@@ -214,7 +220,7 @@ def _state(root: Path) -> object:
 def opened_picture(file: tuple[Path, str]) -> Picture:
     """The picture in a file that has this content hash. Raises RequestError where its content has changed."""
     path, key = file
-    content = read_bytes(path)
+    content = content_of(path, path.name)
     if content_hash(content) != key:
         raise RequestError(404, "The file has changed since it was compressed, so it is not shown.")
     return decode(content, path.name)

@@ -34,6 +34,8 @@ PICTURES = 8
 """Pictures that are compressed between two tokens of the answers that run."""
 TEXTS = 64
 """Texts that are embedded between two tokens."""
+HELD = 512 * 2**20
+"""Bytes of pictures that may wait: what is small as a file may be large as a picture."""
 
 
 class Running(Protocol):
@@ -190,18 +192,19 @@ class Worker:
         """Anything else that needs the model to itself, run between two tokens."""
         return self._put(_CallJob(function=function))
 
-    def close(self) -> None:
-        """Ends the thread when all that was asked is done or given up."""
+    def close(self, patience: float | None = None) -> None:
+        """Ends the thread when all that was asked is done or given up; waits so many seconds at most."""
         with self._changed:
             self._open = False
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(patience)
 
     def _put(self, job: _Job) -> "Future[Any]":
         with self._changed:
             if not self.alive:
                 raise DeadError
-            if len(self._waiting) >= self.queue:
+            held, more = sum(map(_picture_bytes, self._waiting)), _picture_bytes(job)
+            if len(self._waiting) >= self.queue or (held and more and held + more > HELD):
                 raise FullError(min(60, math.ceil(self._pace * len(self._waiting) + 0.5)))
             self._waiting.append(job)
             self._changed.notify()
@@ -397,6 +400,13 @@ def _size(job: _Job) -> int:
     if isinstance(job, _EmbedJob):
         return len(job.texts)
     return len(job.pictures) if isinstance(job, _CompressJob) else 1
+
+
+def _picture_bytes(job: _Job) -> int:
+    """Of its pictures in memory."""
+    alone = [job.picture] if isinstance(job, _AnswerJob) and job.picture is not None else []
+    pictures = job.pictures if isinstance(job, _CompressJob) else alone
+    return sum(3 * picture.width * picture.height for picture in pictures)
 
 
 def _parts(rows: Floats, counts: Sequence[int]) -> Iterator[Floats]:

@@ -12,10 +12,17 @@ from starlette.routing import BaseRoute, Route
 from fwd2bot.errors import ImageError
 from fwd2bot.server.album import Floats, one_of, opened_picture, shown_picture
 from fwd2bot.server.pictures import THUMBNAIL
-from fwd2bot.server.replies import RequestError, check_fields, finished, number_of, read_json, text_of, within
+from fwd2bot.server.replies import (
+    LONGEST_NAME,
+    RequestError,
+    check_fields,
+    finished,
+    number_of,
+    read_json,
+    text_of,
+    within,
+)
 from fwd2bot.server.served import Served, served
-
-LONGEST_NAME = 4096
 
 
 def routes() -> list[BaseRoute]:

@@ -4,7 +4,9 @@ A server on the loopback interface is reached by every page that a browser of th
 (an attacker's name that was pointed at this machine is refused) and `Origin` (a page of another site is refused).
 """
 
+import asyncio
 import hmac
+import ipaddress
 import logging
 import time
 
@@ -15,7 +17,7 @@ from fwd2bot.server.replies import RequestError, as_request_error, error_respons
 from fwd2bot.server.served import Served
 
 LOG = logging.getLogger("fwd2bot.server")
-LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+STOPPING = "The server is stopping: ask another, or later."
 OPEN = ("/health", "/", "/static/")
 """Without a token: whether it lives, and the page, which holds nothing of the album."""
 HEADERS = {
@@ -25,6 +27,14 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Guard:
@@ -47,6 +57,11 @@ class Guard:
             large = check_size(self.served, headers)
             self.served.large += large
             await self.app(scope, _counted(receive, self.served.limits.body_bytes), answer.send)
+        except asyncio.CancelledError:
+            if not self.served.stopping:
+                raise
+            if not answer.status:  # told twice to stop, it waits for nothing
+                await error_response(RequestError(503, STOPPING, retry_after=5))(scope, receive, answer.send)
         except Exception as error:
             if as_request_error(error).status == 500:
                 LOG.exception("%s %s failed", scope["method"], scope["path"])
@@ -79,7 +94,7 @@ class _Answer:
 def check(served: Served, path: str, headers: Headers) -> None:
     """Raises RequestError where this may not be asked, or not from there, or not now."""
     host = headers.get("host", "")
-    if served.loopback and _name(host) not in LOOPBACK:
+    if served.loopback and not is_loopback(_name(host)):
         raise RequestError(403, f"The host {host[:80]!r} is not this machine: ask for 127.0.0.1 or localhost.")
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
@@ -90,7 +105,7 @@ def check(served: Served, path: str, headers: Headers) -> None:
     if served.token is not None and not public and not _is_bearer(headers.get("authorization", ""), served.token):
         raise RequestError(401, "Say the server's token: Authorization: Bearer TOKEN.", code="invalid_api_key")
     if served.stopping and path != "/health":
-        raise RequestError(503, "The server is stopping: ask another, or later.", retry_after=5)
+        raise RequestError(503, STOPPING, retry_after=5)
 
 
 def check_size(served: Served, headers: Headers) -> int:
@@ -105,8 +120,8 @@ def check_size(served: Served, headers: Headers) -> int:
 
 
 def _name(host: str) -> str:
-    """Without the port."""
-    return (host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower()
+    """Without the port and without brackets."""
+    return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
 
 
 def _is_bearer(value: str, token: str) -> bool:

@@ -58,7 +58,15 @@ def picture_of(url: str, folders: Folders, max_pixels: int) -> Picture:
     found = folders.find(path) if path else None
     if found is None:
         raise RequestError(404, f"There is no picture {path[:200]!r} below the folders that this server may read.")
-    return decode(read_bytes(found), path, max_pixels)
+    return decode(content_of(found, path), path, max_pixels)
+
+
+def content_of(path: Path, name: str) -> bytes:
+    """Of a file that the asker knows by a name. Raises ImageError, which says nothing of where it lies."""
+    try:
+        return read_bytes(path)
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(path), name)) from None
 
 
 def thumbnail(picture: Picture, size: int) -> bytes:

@@ -18,6 +18,10 @@ Result = TypeVar("Result")
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+LONGEST_NAME = 4096
+"""Letters of an image's name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one request may cost."""
@@ -81,8 +85,9 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     try:
         async with asyncio.timeout(limits.body_seconds):
             content = await request.body()
-        value = json.loads(content, parse_constant=_no_number)
-        if b"\\u" in content:
+        text = content.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_number)
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of a letter that is written in two is no text
     except TimeoutError:
         raise RequestError(408, f"The body did not arrive within {limits.body_seconds:g} s.") from None

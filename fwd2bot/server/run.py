@@ -4,7 +4,6 @@ Told to stop, it first refuses what is new (503, also at /health) and finishes w
 """
 
 import errno
-import ipaddress
 import math
 import os
 import socket
@@ -24,14 +23,6 @@ GRACE = 30.0
 CONNECTIONS = 1024
 SILENCE = 60.0
 """Seconds that a connection may be there without a whole request, or without taking what it was sent."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -86,6 +77,11 @@ class Stoppable(uvicorn.Server):
             self._until, self.force_exit = 0.0, True
         else:
             self._served.stopping, self._until = True, time.monotonic() + GRACE
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that what runs may still take; None: as long as it takes."""
+        return 1.0 if time.monotonic() > self._until else None
 
     # uvicorn's own.
 

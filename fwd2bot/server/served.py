@@ -13,7 +13,7 @@ from fwd2bot.server.album import Album, Floats
 from fwd2bot.server.batching import Answered, ServedModel, Worker
 from fwd2bot.server.metrics import Metrics
 from fwd2bot.server.pictures import Folders, picture_of
-from fwd2bot.server.replies import Limits, finished, within
+from fwd2bot.server.replies import LONGEST_NAME, Limits, finished, text_of, within
 from fwd2bot.store import Row, Store
 from fwd2bot.store.urls import SCHEME, name_of
 
@@ -60,9 +60,9 @@ class Served:
             limits=limits or Limits(),
         )
 
-    def close(self) -> None:
-        """Ends the threads when what was asked is done."""
-        self.worker.close()
+    def close(self, patience: float | None = None) -> None:
+        """Ends the threads when what was asked is done, or the model's after so many seconds whatever it does."""
+        self.worker.close(patience)
         self.album.close()
 
     @property
@@ -76,7 +76,8 @@ class Served:
         Raises RequestError, ImageError, InputError where there is none.
         """
         if url.startswith(SCHEME):
-            return await within(self.limits, self.album.read(self.album.row, name_of(url)))
+            name = text_of({"the name in its URL": name_of(url)}, "the name in its URL", longest=LONGEST_NAME)
+            return await within(self.limits, self.album.read(self.album.row, name))
         work = self.album.decoded(picture_of, url, self.album.folders, self.limits.pixels)
         return await within(self.limits, work)
 

@@ -378,8 +378,10 @@ class LanceStore(Store):
             with translated(self.path, "read"):
                 yield
         except StoreError as error:
-            newest = guards.newest_manifest(self.path)
-            if self.path.stat().st_ino == self._folder and newest == manifest(self._dataset.version):
+            newest, folder = None, None
+            with suppress(OSError):  # nothing is there now
+                newest, folder = guards.newest_manifest(self.path), self.path.stat().st_ino
+            if folder == self._folder and newest == manifest(self._dataset.version):
                 raise
             raise StoreError(f"{self.path} was changed since it was opened: open it again.") from error
 

@@ -16,5 +16,7 @@ def name_of(url: str) -> str:
     """The name in a URL. Raises InputError where it is no such URL."""
     name = unquote(url.removeprefix(SCHEME), errors="replace")
     if not url.startswith(SCHEME) or not name:
-        raise InputError(f"{url!r} is no stored image: its URL is {SCHEME}NAME, as `fwd2bot info STORE --rows` tells.")
+        raise InputError(
+            f"{url!r} is no stored image: its URL is {SCHEME}NAME, as `fwd2bot info STORE --rows --json` tells."
+        )
     return name

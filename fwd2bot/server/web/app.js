@@ -163,6 +163,7 @@ async function searchLike(file) {
   if (!file.type.startsWith("image/")) throw new Failure(`${file.name || "That"} is not a picture.`);
   const like = await dataUrl(await smaller(file));
   query = { like };
+  at("query-picture").hidden = false;
   at("query-picture").src = like;
   at("query-name").textContent = file.name || "a picture";
   at("text").value = "";

@@ -28,16 +28,16 @@ export class Attention {
   // Of an image and a question; null: of its caption. Throws a Failure.
   async show(image, question) {
     this.hide();
-    this.asked = new AbortController();
+    const asked = (this.asked = new AbortController());
     this.pressed.setAttribute("aria-pressed", "true");
     this.pressed.setAttribute("aria-busy", "true");
     try {
-      this.view = await postJson("/album/attention", { image, question }, this.asked.signal);
+      this.view = await postJson("/album/attention", { image, question }, asked.signal);
     } catch (error) {
-      this.hide();
+      if (this.asked === asked) this.hide(); // else another one has its place
       throw error;
     } finally {
-      this.pressed.removeAttribute("aria-busy");
+      if (this.asked === asked || !this.asked) this.pressed.removeAttribute("aria-busy");
     }
     this.box.querySelector("#asked").textContent = question ? `${question} — ${this.view.text}` : "";
     this.box.hidden = false;
