@@ -53,10 +53,10 @@ def compress_with_ray(
     """
     if workers < 1 or batch_size < 1:
         raise InputError(f"Workers and batch must be at least 1, not {workers} and {batch_size}.")
+    found = pictures_for(paths, store_path)
     data = _ray_data()
     from fwd2bot.model import load
 
-    found = pictures_for(paths, store_path)
     model = load(source, device="cpu")  # for its name, numbers of tokens and fingerprint; it compresses nothing here
     store = open_or_create(model, store_path, num_tokens=num_tokens, quantisation=quantisation)
     with store.writing():

@@ -136,7 +136,6 @@ def test_paths_that_are_no_text_travel_too(photos: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("given", "says"), [("photos", "is no list of paths"), (["nowhere"], "is not there")])
 def test_ray_is_not_asked_for_paths_that_are_none(tmp_path: Path, given: Any, says: str) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'fwd2bot[ray]'")
     with pytest.raises(Fwd2BotError, match=says):
         compress_with_ray("emoji-world", given, tmp_path / "s", workers=1)
     assert not (tmp_path / "s").exists()

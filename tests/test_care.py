@@ -276,9 +276,9 @@ def test_a_tidying_that_was_killed_before_guards_went_is_no_damage(path, monkeyp
 
     store = Store.open(path)
     store.remove(["9"])
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, store.writing():
         patch.setattr(care.guards, "protect", killed)
-        with pytest.raises(KeyboardInterrupt), store.writing():
+        with pytest.raises(KeyboardInterrupt):
             store.tidy(erase=True)
     left = {file.name.removesuffix(".guard") for file in (path / "care").iterdir()}
     assert {name for name in left if name.endswith((".lance", ".arrow"))} - {one.name for one in path.rglob("*")}

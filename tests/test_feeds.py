@@ -218,10 +218,12 @@ def test_a_workers_mistake_is_the_sentence_alone(files: Path, tmp_path: Path, ti
         next(batches(stage, stage.config, 0))
 
 
-def test_a_worker_that_is_killed_is_a_sentence_about_memory(files: Path, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_worker_that_is_killed_is_a_sentence_about_memory(
+    files: Path, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the system does it where /dev/shm is full."""
     stage = stage_on(files, tmp_path / "out", tiny_base, workers=1)
-    stage.batch = lambda step: os.kill(os.getpid(), signal.SIGBUS)  # type: ignore[method-assign]
+    monkeypatch.setattr(stage, "batch", lambda step: os.kill(os.getpid(), signal.SIGBUS))
     with pytest.raises(Fwd2BotError, match=r"was killed, for want of memory .*/dev/shm.* lower workers"):
         next(batches(stage, stage.config, 0))
 
