@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fwd2bot.engine import Model, open_or_create, pictures_for
-from fwd2bot.errors import InputError
+from fwd2bot.errors import InputError, ModelError
 from fwd2bot.ingest import CompressReport, Ingest, ReadFile, as_array, read_ahead
 from fwd2bot.store import Row, Store
+from fwd2bot.store.base import short
 from fwd2bot.store.names import path_of, path_text
 
 _FILE = [("name", pa.string()), ("path", pa.string())]
@@ -66,7 +67,7 @@ def compress_with_ray(
         )
         made = read.map_batches(
             _Worker,
-            fn_constructor_args=(model.source, store.header.num_tokens, gpus > 0),
+            fn_constructor_args=(model.source, model.fingerprint, store.header.num_tokens, gpus > 0),
             batch_format="pyarrow",
             batch_size=batch_size,
             compute=data.ActorPoolStrategy(size=workers),
@@ -166,12 +167,17 @@ def _as_read(row: dict[str, Any], num_tokens: int) -> ReadFile:
 
 
 class _Worker:
-    """An actor with a model of its own."""
+    """An actor with a model of its own. Raises ModelError where that is another one than the driver's."""
 
-    def __init__(self, source: str, num_tokens: int, on_gpu: bool) -> None:
+    def __init__(self, source: str, fingerprint: str, num_tokens: int, on_gpu: bool) -> None:
         from fwd2bot.model import load
 
         self._model, self._num_tokens = load(source, device="cuda" if on_gpu else "cpu"), num_tokens
+        if self._model.fingerprint != fingerprint:
+            raise ModelError(
+                f"{source} is another model on the machine of a worker ({short(self._model.fingerprint)}) than here "
+                f"({short(fingerprint)}): give all machines the same."
+            )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return compress_read(table, self._model, self._num_tokens)

@@ -291,9 +291,9 @@ def read_file(path: str, known: Container[str]) -> ReadFile:
 def read_ahead(
     found: Sequence[tuple[str, str]], known: Container[str], ahead: int
 ) -> Iterator[tuple[str, str, ReadFile]]:
-    """Files in order, read and decoded by a few threads, at most `ahead` before they are asked for."""
+    """Files in order, read and decoded by a thread a processor, at most `ahead` before they are asked for."""
     running: deque[tuple[str, str, Future[ReadFile]]] = deque()
-    pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1))
     try:
         for name, path in found:
             running.append((name, path, pool.submit(read_file, path, known)))

@@ -21,7 +21,7 @@ from PIL import Image
 from fwd2bot.data.world import Scene, captions, make_scene
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.evaluation.attended import plain_llava
-from fwd2bot.evaluation.embedders import Embedder, as_embedder
+from fwd2bot.evaluation.embedders import Embedder, as_embedder, distinct
 from fwd2bot.evaluation.files import write_json
 from fwd2bot.evaluation.world import answer_scores, gallery, pictures, retrieval_scores
 from fwd2bot.model import Fwd2Bot, load
@@ -50,8 +50,9 @@ def measure(plain: Fwd2Bot, count: int, sides: Sequence[int]) -> Iterator[dict[s
     """By side: bytes of a file, and the figures of answers and of retrieval."""
     test, searched, embedder = [make_scene("test", index) for index in range(count)], gallery(count), as_embedder(plain)
     size = embedder.batch_size
-    texts = [text for scene in searched for text in captions(scene)]
-    wanted = np.concatenate([embedder.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)])
+    texts, places = distinct([text for scene in searched for text in captions(scene)])  # equal ones are embedded once
+    once = [embedder.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)]
+    wanted = np.concatenate(once)[places]
     for side in sides:
         files = [len(jpeg(picture, side)) for picture in pictures(test)]
         found = {

@@ -16,6 +16,7 @@ from fake_model import FakeModel, Overflowing, picture
 from fwd2bot import ingest
 from fwd2bot.bulk import (
     Known,
+    _Worker,
     compress_read,
     compress_with_ray,
     found_tables,
@@ -23,7 +24,7 @@ from fwd2bot.bulk import (
     write_rows,
 )  # fmt: skip
 from fwd2bot.engine import compress_images, open_or_create
-from fwd2bot.errors import Fwd2BotError, InputError
+from fwd2bot.errors import Fwd2BotError, InputError, ModelError
 from fwd2bot.images import find_images
 from fwd2bot.ingest import CompressReport
 from fwd2bot.store import Store
@@ -139,6 +140,14 @@ def test_ray_is_not_asked_for_paths_that_are_none(tmp_path: Path, given: Any, sa
     with pytest.raises(Fwd2BotError, match=says):
         compress_with_ray("emoji-world", given, tmp_path / "s", workers=1)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_worker_with_another_model_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same path may hold another one on another machine."""
+    monkeypatch.setattr("fwd2bot.model.load", lambda source, device: FakeModel())
+    assert _Worker("models/mine", FakeModel.fingerprint, 4, False)
+    with pytest.raises(ModelError, match="models/mine is another model on the machine of a worker"):
+        _Worker("models/mine", "sha256:" + "0" * 64, 4, False)
 
 
 def test_pixels_travel_unchanged(tmp_path: Path) -> None:

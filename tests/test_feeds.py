@@ -342,7 +342,10 @@ def test_the_recipe_for_llava_runs_with_less_of_everything(
     values |= {"out": str(tmp_path / "out"), "init": {"base": str(tiny_base)}, "workers": 2}
     values |= {"batch_size": 4, "contrastive_batch": 8, "steps": 6, "validation": 8}
     values |= {"checkpoint_every": 2, "evaluate_every": 3}
-    places = {"conversations": sources(files)[0], "captions": sources(files)[1]}
+    held = tmp_path / "dataset_coco.json"
+    held.write_text(json.dumps({"images": [{"cocoid": 1, "split": "test"}]}))
+    talk = {**sources(files)[0], "captions_held_out": str(held)}
+    places = {"conversations": talk, "captions": sources(files)[1]}
     values["data"]["length"] = 320
     values["data"]["sources"] = [{**one, **places[one["kind"]]} for one in values["data"]["sources"]]
     folder = run(written(tmp_path, values))

@@ -98,6 +98,13 @@ def test_single_adapter_has_one_line_and_no_cosine() -> None:
     assert "cosines" not in found
 
 
+def test_every_line_is_drawn_however_many_there_are(tmp_path: Path) -> None:
+    models = {f"m{number}": {"norms": {"compress": [1.0, 2.0], "generate": [2.0, 1.0]}} for number in range(5)}
+    draw_norms(models, tmp_path / "norms.svg")
+    written = (tmp_path / "norms.svg").read_text()
+    assert all(f"m{number}, {adapter}" in written for number in range(5) for adapter in ("compress", "generate"))
+
+
 def test_norms_of_a_model_without_adapters_are_refused(plain: Fwd2Bot) -> None:
     with pytest.raises(InputError, match="no adapters in its language model"):
         change_norms(plain)

@@ -212,6 +212,18 @@ def test_captions_of_two_splits_are_attached_one_after_the_other(tmp_path: Path)
     assert [source[n].caption for n in (0, 3)] == ["a fox", "a book"]
 
 
+def test_pictures_that_karpathys_split_keeps_for_figures_get_no_captions(tmp_path: Path) -> None:
+    """train2017 has most of them."""
+    source = read(tmp_path, *MIX)
+    path = coco(tmp_path / "train.json", n33471=["a fox"], n99=["a book"])  # 10 and 11
+    splits = [("val", 7), ("test", 10), ("restval", 11), ("train", 12)]
+    held = write(tmp_path / "dataset_coco.json", {"images": [{"cocoid": n, "split": split} for split, n in splits]})
+    assert source.attach_captions(path, held) == 1
+    assert [source[n].caption for n in range(4)] == [None, None, None, "a book"]
+    with pytest.raises(InputError, match=r"train.json has no images with cocoid and split: it must be Karpathy's"):
+        source.attach_captions(path, path)
+
+
 def test_captions_of_other_pictures_are_an_input_error(tmp_path: Path) -> None:
     source = read(tmp_path, *MIX)
     path = coco(tmp_path / "captions.json", n7=["a cake"])

@@ -67,11 +67,15 @@ def test_time_for_figures_and_checkpoints_is_not_in_the_rate(
     assert losses == {"step": 4, "seconds": 252.0, "loss": 1.0, "rate": 10.0}
 
 
-def test_what_is_done_again_is_told_again(tmp_path: Path, tiny_base: Path) -> None:
+@pytest.mark.parametrize(("step", "kept"), [(3, [{"step": 2}]), (0, [])])
+def test_what_is_done_again_is_told_again(
+    step: int, kept: list[dict[str, int]], tmp_path: Path, tiny_base: Path
+) -> None:
+    """Also by a run that was killed before its first checkpoint."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         (tmp_path / name).write_text('{"step": 2}\n{"step": 4}\nnot json\n{"step": ')
-    watch_on(tmp_path, tiny_base, step=3)
-    assert lines(tmp_path / "metrics.jsonl") == lines(tmp_path / "samples.jsonl") == [{"step": 2}]
+    watch_on(tmp_path, tiny_base, step=step)
+    assert lines(tmp_path / "metrics.jsonl") == lines(tmp_path / "samples.jsonl") == kept
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -142,6 +146,20 @@ def test_figures_and_samples_go_to_weights_and_biases(
     watch.close()
     table = (["question", "truth", "answer"], [["q", "t", "a"]])
     assert logged == [(2, {"val/mean": 1.5}), (2, {"samples": table}), "mine"]
+
+
+def test_a_run_of_weights_and_biases_is_the_folders_own(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    stub = SimpleNamespace(init=lambda **settings: begun.append(settings["id"]))
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    monkeypatch.setattr(progress, "find_spec", lambda name: stub)
+    for folder, step in (("a/llava", 0), ("a/llava", 50), ("b/llava", 0), ("a/llava", 0)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        watch_on(tmp_path / folder, tiny_base, step=step, report=("wandb",))
+    assert begun[0] == begun[1]
+    assert len({*begun}) == 3  # another folder of that name, and the same one trained anew
 
 
 def test_an_unknown_report_is_refused(tmp_path: Path, tiny_base: Path) -> None:

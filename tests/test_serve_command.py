@@ -21,6 +21,7 @@ from test_cli_process import ENVIRONMENT, FAKE_PROCESS
 from fwd2bot import server
 from fwd2bot.server.guard import is_loopback
 from fwd2bot.server.run import address, bind
+from fwd2bot.store.lance import LanceStore
 
 SLOW_WORDS = FAKE_PROCESS.replace(
     "from fwd2bot.cli import main",
@@ -87,6 +88,24 @@ def test_told_twice_it_ends_at_once(run: Run, album: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == "stopped\n"
         assert len(said) == 1
+
+
+def test_the_search_is_ready_before_it_can_be_asked(run: Run, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    search = LanceStore.search
+
+    def searched(self: LanceStore, *given: object, **more: object) -> object:
+        done.append("searched")
+        return search(self, *given, **more)
+
+    def serve(self: server.run.Stoppable, listening: socket.socket, began: object) -> None:
+        done.append("served")
+        listening.close()
+
+    monkeypatch.setattr(LanceStore, "search", searched)
+    monkeypatch.setattr(server.run.Stoppable, "serve_on", serve)
+    assert run("serve", "album.store", "--port", "0").code == 0
+    assert done == ["searched", "served"]
 
 
 @pytest.mark.parametrize("given", ["secret\n", " secret"])

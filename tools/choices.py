@@ -23,7 +23,7 @@ OPEN = (
     ("initial summary embeddings", "AutoCompressors: the end-of-sequence embedding", ("initial_embeddings",), ""),
     ("chat template of pass 2", "LLaVA-1.5: `vicuna_v1`", ("template",), ""),
     ("prompt of the text branch", "", ("text_prompt",), "null is that of the images; so is the adapter"),
-    ("which outputs are the summary tokens", "the paper: the “normed output space”", ("tokens",), ""),
+    ("which outputs are the summary tokens", "silent; “at the output of the model”", ("tokens",), ""),
     ("scale of the tokens where they enter pass 2", "", ("token_scale",), ""),
     ("numbers of tokens", "the paper: a model for each", ("token_counts",), "one model"),
     ("weights of the two losses", "the paper: 1 and 1", ("losses",), ""),

@@ -161,11 +161,16 @@ def paper_table(number: int) -> str:
     names = ["method", *(["tokens"] if counted else []), *table["columns"]]
     lines = [_line(names), "| --- |" + " ---: |" * (len(names) - 1)]
     for row in table["rows"]:
-        values = [NONE if value is None else f"{value:.1f}" for value in row["values"]]
+        values = [NONE if value is None else _as_printed(value) for value in row["values"]]
         count = [str(row.get("tokens", NONE))] if counted else []
         lines.append(_line([row["method"], *count, *values]))
     head = f"<details><summary>The paper's table {number}: {table['title']}</summary>"
     return f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"
+
+
+def _as_printed(value: float) -> str:
+    """With one decimal, or as many as the paper has."""
+    return f"{value:.1f}" if round(value, 1) == value else str(value)
 
 
 def curves() -> str:

@@ -8,6 +8,7 @@ from fwd2bot.cli.commands import load_model
 from fwd2bot.cli.output import note
 from fwd2bot.errors import InputError
 from fwd2bot.store import Store
+from fwd2bot.store.base import SKETCHED_FROM
 from fwd2bot.wording import plural
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ TOKEN = "FWD2BOT_TOKEN"
 
 
 def run_serve(options: argparse.Namespace) -> int:
+    import numpy as np
+
     try:
         from fwd2bot.server import run
         from fwd2bot.server.guard import is_loopback
@@ -33,6 +36,9 @@ def run_serve(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     listening = run.bind(options.host, options.port)
     try:
+        if len(store) >= SKETCHED_FROM:
+            note(f"reading {plural(len(store), 'row')} for the search")
+        store.search(np.eye(1, store.header.width, dtype=np.float32)[0], 1)  # else the first who asks lets all wait
         served = Served.open(
             cast("ServedModel", load_model(options, store)),
             store,

@@ -21,7 +21,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -127,15 +127,18 @@ class LlavaJson(Source):
         """By file name: a picture has several records."""
         return self._names
 
-    def attach_captions(self, path: Path | str) -> int:
+    def attach_captions(self, path: Path | str, held_out: Path | str | None = None) -> int:
         """Give records captions of COCO's `captions_*.json`, by the file name of their picture; gives how many have.
 
         Of several captions a record takes one, always the same for its place in the file and the seed: the records
         about one picture mostly take different ones. Several files can be attached one after the other.
 
-        Raises InputError where the file is not there or not of COCO's layout, or has captions for no picture here.
+        held_out: Karpathy's `dataset_coco.json`; pictures of its splits val and test get none (train2017 has most of
+        them).
+
+        Raises InputError where a file is not there or not of its layout, or has captions for no picture here.
         """
-        found = _coco_captions(Path(path))
+        found = _coco_captions(Path(path), frozenset() if held_out is None else _held_out(Path(held_out)))
         mine = np.isin(self._names, np.array([_number(name) for name in found], np.uint64))
         mine &= (self._kinds & Kind.IMAGE) > 0
         if not mine.any():
@@ -218,7 +221,17 @@ def _with_another_extension(path: Path) -> Path | None:
     return next((other for other in others if os.path.isfile(other)), None)  # noqa: PTH113 (is_file() raises on some)
 
 
-def _coco_captions(path: Path) -> dict[str, str]:
+def _held_out(path: Path) -> frozenset[int]:
+    """COCO's numbers of the pictures that Karpathy's split keeps for figures."""
+    try:
+        return frozenset(int(one["cocoid"]) for one in _load(path)["images"] if one["split"] in ("val", "test"))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} has no images with cocoid and split: it must be Karpathy's dataset_coco.json."
+        ) from None
+
+
+def _coco_captions(path: Path, held_out: Container[int]) -> dict[str, str]:
     """File name -> its captions, one a line."""
     content = _load(path)
     layout = "the layout is that of COCO's captions_train2017.json"
@@ -227,7 +240,7 @@ def _coco_captions(path: Path) -> dict[str, str]:
         captions: dict[str, list[str]] = {}
         for row in content["annotations"]:
             text = " ".join(_words(row["caption"], has_image=False).split())
-            if text:
+            if text and row["image_id"] not in held_out:
                 captions.setdefault(names[row["image_id"]], []).append(text)
     except KeyError as error:
         raise InputError(f"{path} has no {error} where one is needed: {layout}.") from None

@@ -65,8 +65,10 @@ def draw_norms(models: dict[str, dict[str, Any]], out: Path) -> None:
 
 
 def _curves(axes: Any, lines: dict[str, list[float]], title: str, unit: str) -> None:
-    for colour, (name, values) in zip(_COLOURS, lines.items(), strict=False):
-        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, color=colour, label=name)
+    for number, (name, values) in enumerate(lines.items()):
+        again, colour = divmod(number, len(_COLOURS))
+        look = {"color": _COLOURS[colour], "linestyle": ("-", "--", ":")[again % 3]}
+        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, label=name, **look)
     dress(axes, title, "layer of the language model", unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8)

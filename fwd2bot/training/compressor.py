@@ -339,8 +339,14 @@ def assemble_llava(init: dict[str, str]) -> Llava:
     for part, path in folders.items():
         if not (path / "config.json").exists():
             raise InputError(f"init.{part} is {path}, which holds no trained model; train that stage first.")
-    clip: Any = CLIPModel.from_pretrained(folders["tower"], dtype=torch.float32)
-    language: Any = LlamaForCausalLM.from_pretrained(folders["language"], dtype=torch.float32)
+    whole: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    try:
+        clip: Any = CLIPModel.from_pretrained(folders["tower"], **whole)
+        language: Any = LlamaForCausalLM.from_pretrained(folders["language"], **whole)
+    except OSError as error:
+        raise InputError(
+            f"init: {' '.join(str(error).split())} Weights are read from safetensors files alone."
+        ) from error
     tokenizer: Any = AutoTokenizer.from_pretrained(folders["language"])
     if "<image>" not in tokenizer.get_vocab():
         raise InputError(f"init.language is {folders['language']}, whose tokenizer has no <image>: add that token.")

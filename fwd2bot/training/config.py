@@ -27,13 +27,14 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What `model` and `data` hold for each stage, with what they are when the file does not say."""
 SOURCES: dict[str, dict[str, Any]] = {
-    "conversations": {"path": ..., "images": ..., "captions": None, "weight": 1.0},
+    "conversations": {"path": ..., "images": ..., "captions": None, "captions_held_out": None, "weight": 1.0},
     "captions": {"path": ..., "images": None, "weight": 1.0},
     "triplets": {"path": ...},
 }
 """What an entry of `data.sources` holds beside its `kind`, with what it is when the file does not say (...: it must).
 
-conversations: a file in the layout of LLaVA-665k, the folder of its images, a file of COCO captions for them.
+conversations: a file in the layout of LLaVA-665k, the folder of its images, a file of COCO captions for them, and
+Karpathy's dataset_coco.json, whose test pictures are to get none.
 captions: tar files of images with captions, {00000..00331} stands for a row of them; or a JSON file in the layout of
 CC3M-595K's, with the folder of its images. weight: of its steps. triplets: of texts, for methods that learn from text
 alone: a CSV file with the columns sent0, sent1 and hard_neg, as SimCSE's of NLI.

@@ -184,7 +184,7 @@ def open_source(entry: dict[str, Any], config: TrainConfig) -> tuple[Source, flo
     else:
         source = LlavaJson(entry["path"], entry["images"], pairs=pairs, seed=config.seed)
         if not pairs and entry["captions"] is not None:
-            source.attach_captions(entry["captions"])
+            source.attach_captions(entry["captions"], entry["captions_held_out"])
         where = "they have no answer, or no picture and caption where a pair is meant"
     if source.left_out:
         distributed.tell(f"{source.left_out:,} records of {entry['path']} are left out: {where}.")
@@ -202,7 +202,7 @@ def check_sources(config: TrainConfig) -> None:
         if entry["kind"] == "captions" and entry["images"] is None:
             find_shards(entry["path"])
             continue
-        for part in ("path", "images", "captions"):
+        for part in ("path", "images", "captions", "captions_held_out"):
             if entry.get(part) and not Path(entry[part]).exists():
                 raise InputError(f"data.sources: {entry[part]} is not there ({part} of {entry['kind']}); check it.")
 

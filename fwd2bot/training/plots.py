@@ -16,7 +16,7 @@ from typing import Any
 
 from fwd2bot.errors import Fwd2BotError, InputError
 
-SHOWN = re.compile(r"val/(.*/)?(mean|.*R@1.*|names|places)")
+SHOWN = re.compile(r"val/(.*/)?(mean|.*R@1.*|recall_1_of_.*|names|places)")
 """Validation figures with a panel; the kinds of questions are left to the file."""
 Curves = dict[str, list[tuple[int, float]]]
 

@@ -5,6 +5,7 @@ Of several processes the one that leads writes; the others only keep time.
 
 import json
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -35,8 +36,8 @@ class Watch:
         self.config = config
         self.before, self.first_step, self.start = seconds, step, time.monotonic()
         self.peak: float | None = None
-        self.reports = [_REPORTS[name](config) for name in config.report] if distributed.leads() else []
-        if distributed.leads() and step:
+        self.reports = [_REPORTS[name](config, step) for name in config.report] if distributed.leads() else []
+        if distributed.leads():
             _forget_after(config.out / "metrics.jsonl", step)
             _forget_after(config.out / "samples.jsonl", step)
         self.mark, self.busy, self.rows = self.start, 0.0, 0
@@ -120,13 +121,13 @@ class Report(ABC):
 
 
 class _TensorBoard(Report):
-    """Event files in `tensorboard/` below the run's folder."""
+    """Event files in `tensorboard/` below the run's folder; what is done again takes the place of what was."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, step: int) -> None:
         _wanted("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(config.out / "tensorboard")
+        self.writer: Any = SummaryWriter(config.out / "tensorboard", purge_step=step + 1)
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -144,15 +145,19 @@ class _TensorBoard(Report):
 
 
 class _WeightsAndBiases(Report):
-    """A run of the project "fwd2bot", by the name of the folder; resumed, it goes on."""
+    """A run of the project "fwd2bot", called as the folder; resumed, it goes on.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Which one it is stands in `wandb-id`: others may have a folder of that name, too.
+    """
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
         _wanted("wandb")
-        name = config.out.name
+        kept = config.out / "wandb-id"
+        if not step or not kept.exists():
+            kept.write_text(uuid.uuid4().hex, encoding="utf-8")
+        told = {"name": config.out.name, "id": kept.read_text("utf-8"), "resume": "allow", "dir": config.out}
         self.library: Any = import_module("wandb")
-        self.run: Any = self.library.init(
-            project="fwd2bot", name=name, id=name, resume="allow", dir=config.out, config=config.to_dict()
-        )
+        self.run: Any = self.library.init(project="fwd2bot", **told, config=config.to_dict())
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         self.run.log(dict(figures), step=step)
