@@ -330,10 +330,10 @@ def test_the_next_search_in_few_rows_reads_nothing(store: Store, monkeypatch: py
     query = make_row("3").vector
     assert query is not None
     found = store.search(query, 5)
-    read = store._vectors
-    monkeypatch.setattr(store, "_vectors", lambda: pytest.fail("the rows were read again"))
+    read = store.vectors
+    monkeypatch.setattr(store, "vectors", lambda: pytest.fail("the rows were read again"))
     assert store.search(query, 5) == found
-    monkeypatch.setattr(store, "_vectors", read)
+    monkeypatch.setattr(store, "vectors", read)
     store.add([make_row("new")])
     assert len(store.search(query, 9)) == 6
     monkeypatch.setattr(base, "HELD", 0)

@@ -129,7 +129,7 @@ def test_sources_are_filled_in_and_written_as_they_were_read(tmp_path: Path) -> 
     shards = {"kind": "captions", "path": "cc3m/{00000..00331}.tar", "weight": 2}
     config = load(tmp_path, data={"sources": [TALK, shards], "broken": 0}, contrastive_batch=8)
     assert config.data["sources"] == [
-        {**TALK, "captions": None, "weight": 1.0},
+        {**TALK, "captions": None, "captions_held_out": None, "weight": 1.0},
         {**shards, "images": None, "weight": 2.0},
     ]
     assert (config.data["broken"], config.contrastive_batch) == (0.0, 8)

@@ -64,6 +64,7 @@ def test_what_only_embeds_cannot_learn_to_answer(tmp_path, tiny_base):
 
 
 def test_triplets_teach_no_other_method(tmp_path, tiny_base):
-    data = {"sources": [{"kind": "triplets", "path": "a.csv"}]}
+    (tmp_path / "a.csv").touch()
+    data = {"sources": [{"kind": "triplets", "path": str(tmp_path / "a.csv")}]}
     with pytest.raises(InputError, match="triplets are for methods that learn from text alone"):
         CompressorStage(config("vlm2vec", tmp_path, tiny_base, data=data, **ALONE))
