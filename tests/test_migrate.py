@@ -9,6 +9,20 @@ from fwd2bot.store import Store
 __all__ = ["photos"]
 
 
+def stopped_at(monkeypatch, number):
+    """Ctrl-C comes in that batch of the other model; gives the sizes of all."""
+    compress, seen = OtherModel.compress, []
+
+    def stopping(self, images, num_tokens=None):
+        seen.append(len(images))
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return compress(self, images, num_tokens)
+
+    monkeypatch.setattr(OtherModel, "compress", stopping)
+    return seen
+
+
 def test_migrate_gives_the_rows_of_another_model_and_keeps_the_old(run, photos):
     (photos / "sea.png").unlink()
     ran = run("migrate", "album.store", "--model", "other")
@@ -32,15 +46,7 @@ def test_migrate_to_a_model_that_gives_other_numbers_of_tokens_takes_its_own(run
 
 
 def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
-    compress, seen = OtherModel.compress, []
-
-    def stopping(self, images, num_tokens=None):
-        seen.append(len(images))
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return compress(self, images, num_tokens)
-
-    monkeypatch.setattr(OtherModel, "compress", stopping)
+    seen = stopped_at(monkeypatch, 2)
     ran = run("migrate", "album.store", "--model", "other", "--batch", "1")
     assert ran.code == 130
     assert "album.store is as it was; the same command goes on" in ran.err
@@ -55,15 +61,7 @@ def test_migrate_that_was_stopped_goes_on(run, photos, monkeypatch, tmp_path):
 
 
 def test_migrate_that_goes_on_does_not_bring_back_what_was_deleted(run, photos, monkeypatch, tmp_path):
-    compress, seen = OtherModel.compress, []
-
-    def stopping(self, images, num_tokens=None):
-        seen.append(len(images))
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return compress(self, images, num_tokens)
-
-    monkeypatch.setattr(OtherModel, "compress", stopping)
+    stopped_at(monkeypatch, 3)
     assert run("migrate", "album.store", "--model", "other", "--batch", "1").code == 130
     assert Store.open("album.store.migrating").names() == ["fox.png", "more/flag.png"]
     [row] = Store.open("album.store").get(["fox.png"])

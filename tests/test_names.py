@@ -74,7 +74,7 @@ def test_known_is_a_version_and_what_came_later(found: Names, monkeypatch: pytes
     assert known.owner("ünï.png") == (HASHES[0].hex(), "/other/ünï.png")
     assert known.owner("z") is None
     assert (known.place("cd" * 32), known.place(HASHES[2].hex())) == (5, 2)
-    assert known.place("ef" * 32) is None
+    assert known.place_of("ef" * 32) is None
     assert not known.full
     monkeypatch.setattr(names_module, "FEW", 1)
     assert known.full

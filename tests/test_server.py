@@ -41,6 +41,7 @@ def test_images_come_page_by_page(client, tmp_path):
     assert client.get("/album/images?offset=9").json() == {"total": 3, "images": []}
     assert client.get("/album/images?path=*.png&offset=1&limit=1").json() == part
     assert client.get("/album/images?path=none*").json() == {"total": 0, "images": []}
+    assert client.get("/album/images?path=[f]ox.png").json()["total"] == 0  # a bracket is itself, as in `--path`
     for wrong in ("limit=0", "limit=1001", "offset=-1", "limit=x", f"limit={'9' * 5000}"):
         assert "must be a whole number from" in told(client.get(f"/album/images?{wrong}"), 400)
 

@@ -18,8 +18,6 @@ TOKEN = "FWD2BOT_TOKEN"
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    import numpy as np
-
     try:
         from fwd2bot.server import run
         from fwd2bot.server.guard import is_loopback
@@ -38,7 +36,6 @@ def run_serve(options: argparse.Namespace) -> int:
     try:
         if len(store) >= SKETCHED_FROM:
             note(f"reading {plural(len(store), 'row')} for the search")
-        store.search(np.eye(1, store.header.width, dtype=np.float32)[0], 1)  # else the first who asks lets all wait
         served = Served.open(
             cast("ServedModel", load_model(options, store)),
             store,

@@ -75,12 +75,22 @@ def found(*paths: Path) -> Path:
     return next((path for path in paths if path.exists()), paths[0])
 
 
+def check_there(path: Path) -> None:
+    """Raises InputError where it is not: a whole run would come to it in the end."""
+    if not path.exists():
+        raise _not_there(path)
+
+
+def _not_there(path: Path) -> InputError:
+    return InputError(f"{path} is not there: docs/benchmarks.md says what to download into which folder.")
+
+
 def read_text(path: Path) -> str:
     """A text file. Raises InputError where it is not there, or is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path} is not there: docs/benchmarks.md says what to download into which folder.") from None
+        raise _not_there(path) from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text in UTF-8: fetch it again.") from None
     except OSError as error:

@@ -9,11 +9,12 @@ from typing import Any
 
 from fwd2bot.errors import InputError
 from fwd2bot.evaluation.base import SHORT_ANSWER, Benchmark, Sample, check_complete, means
-from fwd2bot.evaluation.files import Row, by_key, found, read_json, read_json_lines, read_json_list
+from fwd2bot.evaluation.files import Row, by_key, check_there, found, read_json, read_json_lines, read_json_list
 from fwd2bot.evaluation.normalise import evalai_processed, soft_score, vizwiz_processed, vqa_processed
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 OCR = "\nReference OCR token: "
+_ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
 _ASKED = "v2_OpenEnded_mscoco_{}_questions.json"
 _FIRST_TOKENS = re.compile("OCR tokens: .*?Question: (.*?) Short answer:", re.DOTALL)
 
@@ -30,9 +31,7 @@ class VQAv2(Benchmark):
         super().__init__(folder, split)
         self._subset = {"val": "val2014", "test-dev": "test-dev2015", "test": "test2015"}[self.split]
         self._questions = self._read(self._subset)
-        wanted = {"val": "v2_mscoco_val2014_annotations.json"}.get(self.split, _ASKED.format("test2015"))
-        if not (folder / wanted).exists():  # a whole run would come to it in the end
-            raise InputError(f"{folder / wanted} is not there: docs/benchmarks.md says what to download.")
+        check_there(folder / (_ANNOTATIONS if self.split == "val" else _ASKED.format("test2015")))
 
     def samples(self) -> Sequence[Sample]:
         images = "val2014" if self.split == "val" else "test2015"
@@ -48,7 +47,7 @@ class VQAv2(Benchmark):
     def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
         """`overall`, and by type of answer and of question; rounded to two decimals as the official scorer does."""
         self.check_scored_here()
-        annotations = read_json(self.folder / "v2_mscoco_val2014_annotations.json").rows("annotations")
+        annotations = read_json(self.folder / _ANNOTATIONS).rows("annotations")
         annotated = by_key(annotations, _number)
         check_complete(annotated, predictions)
         scores = []

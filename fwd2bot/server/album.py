@@ -4,9 +4,7 @@ Source of the end points: `GET /album` and what is below it; docs/serving.md lis
 """
 
 import asyncio
-import fnmatch
 import logging
-import re
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -26,6 +24,7 @@ from fwd2bot.images import Picture, content_hash, decode
 from fwd2bot.server.pictures import Folders, content_of, thumbnail
 from fwd2bot.server.replies import RequestError
 from fwd2bot.store import Row, Store, StoreInfo
+from fwd2bot.store.filters import pattern
 from fwd2bot.store.guards import newest_manifest
 from fwd2bot.store.urls import url_of
 
@@ -55,10 +54,15 @@ class Fitting:
             self._of, self._next, self._done, self.places = store, 0, False, array("i")
         if not self._done:
             names = store.names(self._next, self._next + BLOCK)
-            like = re.compile(fnmatch.translate(self.pattern)).match
+            like = pattern(self.pattern).match
             self.places.extend(place for place, name in enumerate(names, self._next) if like(name))
             self._next, self._done = self._next + BLOCK, len(names) < BLOCK
         return self._done
+
+
+def read_for_search(store: Store) -> None:
+    """Reads what searches need, which the first one would wait for, and all who ask behind it."""
+    store.search(np.eye(1, store.header.width, dtype=np.float32)[0], 1)
 
 
 class Album:
@@ -91,7 +95,10 @@ class Album:
         try:
             return self._on_the_newest(function, *arguments)
         except StoreError as error:  # where the store lies is not told
-            raise StoreError(str(error).replace(str(self.store.path), self.store.path.name)) from error
+            raise StoreError(self._without_folder(str(error))) from error
+
+    def _without_folder(self, sentence: str) -> str:
+        return sentence.replace(str(self.store.path), self.store.path.name)
 
     def _on_the_newest(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
@@ -129,7 +136,7 @@ class Album:
             if self._state is None and info == self._info:
                 self._state = state
             else:
-                new.search(np.eye(1, new.header.width, dtype=np.float32)[0], 1)
+                read_for_search(new)
                 self._thread.submit(self._take, old, new, info, state).result()
         except Exception as error:
             LOG.warning("New rows are not there yet: %s", error, exc_info=not isinstance(error, StoreError))
@@ -152,8 +159,7 @@ class Album:
             name = self.store.find(image)
             if f"/{name}".endswith(f"/{image}"):
                 return self.store.get([name])[0]
-        told = self.store.unknown(image).replace(str(self.store.path), self.store.path.name)
-        raise RequestError(404, told, code="image_not_found")
+        raise RequestError(404, self._without_folder(self.store.unknown(image)), code="image_not_found")
 
     async def images(self, offset: int, limit: int, pattern: str | None) -> dict[str, Any]:
         """A page of the images whose names fit a pattern (* and ?), by name."""

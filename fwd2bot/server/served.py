@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from fwd2bot.images import Picture
-from fwd2bot.server.album import Album, Floats
+from fwd2bot.server.album import Album, Floats, read_for_search
 from fwd2bot.server.batching import Answered, ServedModel, Worker
 from fwd2bot.server.metrics import Metrics
 from fwd2bot.server.pictures import Folders, picture_of
@@ -48,6 +48,7 @@ class Served:
     ) -> "Served":
         """Raises StoreError where the rows are another model's, ImageError where a folder of `images` is not there."""
         store.check(model.fingerprint, model.name)
+        read_for_search(store)
         album = Album(store, Folders(images))
         worker = Worker(model, num_tokens=store.header.num_tokens, batch=batch, queue=queue)
         return cls(

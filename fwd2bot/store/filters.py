@@ -72,13 +72,18 @@ class Filter:
         if self.smaller is not None:
             fits &= self.smaller.above(figures)
         if self.path is not None:
-            like = re.compile(translate(self.path.replace("[", "[[]"))).match  # brackets are common in names of files
+            like = pattern(self.path).match
             for at in np.flatnonzero(fits).tolist():
                 fits[at] = like(names[at]) is not None or like(paths[at]) is not None
         return fits
 
 
 EVERYTHING = Filter()
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Of * and ?; a bracket is itself, since names of files often have some."""
+    return re.compile(translate(text.replace("[", "[[]")))
 
 
 def parse_filter(

@@ -132,7 +132,7 @@ class LanceStore(Store):
         return self._index().owner(name)
 
     def has(self, key: str) -> bool:
-        return self._index().place(key) is not None
+        return self._index().place_of(key) is not None
 
     def names_of(self, key: str) -> dict[str, str]:
         entry = self._index().entry(key)
@@ -220,7 +220,7 @@ class LanceStore(Store):
 
     def _delete(self, keys: list[str]) -> None:
         """Rows by their hashes, unread, in commits; in the order of their places, so that each touches few files."""
-        keys.sort(key=self._index().place_of)
+        keys.sort(key=self._index().place)
         for first in range(0, len(keys), DELETED):
             some = keys[first : first + DELETED]
             listed = ", ".join(f"X'{key}'" for key in some)
@@ -428,7 +428,7 @@ class LanceStore(Store):
 
     def _renamed(self, renamed: dict[str, dict[str, str]]) -> pa.Table:
         """Rows that are there, whole, under their new names."""
-        table = self._dataset.take([self._index().place_of(key) for key in renamed])
+        table = self._dataset.take([self._index().place(key) for key in renamed])
         for part in check.PARTS:
             self._check(table, part)
         return under_names(table, list(renamed.values()))

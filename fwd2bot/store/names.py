@@ -188,14 +188,14 @@ class Known:
         """The row with a content hash; None where there is none."""
         return self._added.get(key) or self.names.entry(key)
 
-    def place(self, key: str) -> int | None:
+    def place_of(self, key: str) -> int | None:
         """Of the row with a content hash; None where there is none."""
         added = self._added.get(key)
         return self.names.place_of(key) if added is None else added.place
 
-    def place_of(self, key: str) -> int:
+    def place(self, key: str) -> int:
         """Of a row that is there, by its content hash."""
-        place = self.place(key)
+        place = self.place_of(key)
         assert place is not None, f"{key} is there"
         return place
 
