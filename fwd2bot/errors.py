@@ -7,6 +7,7 @@ Fwd2BotError            1
 └── StoreError          5   a store that is missing, damaged, or written by another model
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,19 @@ class StoreError(Fwd2BotError):
 
 
 def check_list(given: Any, what: str) -> None:
-    """Raises InputError where one text stands for a list: its letters would be taken one by one."""
+    """Raises InputError for one text, whose letters would be taken one by one, and for what has no length and order."""
     if isinstance(given, str | Path):
         raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")
+    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")) or isinstance(given, Mapping):
+        raise InputError(f"A {type(given).__name__} is no list of {what}; put it, or what it gives, in a list.")
+
+
+def check_texts(given: Any, what: str) -> None:
+    """Raises InputError for no list, and where one of the list is no text."""
+    check_list(given, what)
+    for one in given:
+        if not isinstance(one, str):
+            raise InputError(f"The {what} hold a {type(one).__name__}, and each is a text.")
 
 
 def no_numbers(image: str) -> str:

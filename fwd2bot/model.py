@@ -21,7 +21,7 @@ from fwd2bot.answering import RunningAnswers
 from fwd2bot.attended import View, view
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
-from fwd2bot.errors import InputError, ModelError, check_list
+from fwd2bot.errors import InputError, ModelError, check_list, check_texts
 from fwd2bot.images import read_image
 from fwd2bot.llava import Llava
 
@@ -169,9 +169,12 @@ class Fwd2Bot:
         """B pictures or paths, or what `prepare` made of them -> summary tokens (B, K, D).
 
         Raises ImageError for a path that cannot be read, InputError for what is neither picture nor path, for a number
-        of tokens that is not offered, and for a method that compresses for a question where there is none.
+        of tokens that is not offered, for pixels that `prepare` did not make, and for a method that compresses for a
+        question where there is none.
         """
         check_list(images, "pictures")
+        if isinstance(images, Tensor):
+            self._check_pixels(images)
         parts = [torch.empty(0, self.compressor.rows_of(num_tokens), self.width, device=self._llava.device)]
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -203,10 +206,12 @@ class Fwd2Bot:
         """One answer to each of B questions, question b about row b of the tokens (B, K, D).
 
         `keep` (K) hides the other tokens, to see what each group of them holds.
-        Raises InputError for an empty question, one that does not fit the context, a number unlike B, or a model that
-        only embeds.
+        Raises InputError for a question that is empty, no text, or does not fit the context, a number unlike B, or a
+        model that only embeds.
         """
-        check_list(questions, "questions")
+        check_texts(questions, "questions")
+        if max_new_tokens < 0:
+            raise InputError(f"An answer cannot have {max_new_tokens} tokens; leave max_new_tokens out, or raise it.")
         rows = self._rows(tokens)
         if len(rows) != len(questions):
             raise InputError(f"There are {len(questions)} questions to {len(rows)} rows of tokens; give one for each.")
@@ -217,13 +222,14 @@ class Fwd2Bot:
 
     def caption(self, tokens: Any, *, max_new_tokens: int = 64) -> list[str]:
         """A description of each row of tokens (B, K, D), by the question that the model was trained on."""
-        return self.answer(tokens, [self.caption_question] * len(tokens), max_new_tokens=max_new_tokens)
+        rows = self._rows(tokens)
+        return self.answer(rows, [self.caption_question] * len(rows), max_new_tokens=max_new_tokens)
 
     def prompt(self, turns: Sequence[tuple[str, str | None]], num_tokens: int, max_new_tokens: int = 64) -> Encoded:
         """A conversation about a picture of so many tokens, as (question, answer), the last answer None: to be given.
 
-        Raises InputError for a question that is empty or no text, a conversation that does not fit the context, or a
-        model that only embeds.
+        Raises InputError for a question that is empty, a text with a character that is none, a conversation that does
+        not fit the context, or a model that only embeds.
         """
         if not self.answers:
             raise InputError(f"{self.name} only embeds, so it answers no questions; take a fwd2bot model.")
@@ -248,8 +254,10 @@ class Fwd2Bot:
         """
         return RunningAnswers(self.compressor)
 
-    def attention(self, tokens: Any, question: str | None = None, picture: Image.Image | None = None) -> View:
-        """What an answer used of one row of tokens (K, D), and what these drew on in their picture.
+    def attention(
+        self, tokens: Any, question: str | None = None, picture: Image.Image | str | Path | None = None
+    ) -> View:
+        """What an answer used of one row of tokens (K, D), and what these drew on in their picture, or its path.
 
         question None: the caption's; picture None: only what the answer used.
         Raises InputError as `answer`, where the model leaves rows out while it answers, and with a picture where it
@@ -258,7 +266,7 @@ class Fwd2Bot:
         asked = self.caption_question if question is None else question
         (rows,) = self._rows(torch.as_tensor(tokens)[None])
         (text,) = self.answer(rows[None], [asked])
-        return view(self.compressor, rows, asked, text, picture)
+        return view(self.compressor, rows, asked, text, None if picture is None else _opened(picture))
 
     @torch.inference_mode()
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
@@ -270,6 +278,7 @@ class Fwd2Bot:
         if len(inputs) == 0:
             return torch.empty(0, self.width, device=self._llava.device)
         if isinstance(inputs[0], str):
+            check_texts(inputs, "texts")
             vectors = self._embed_texts(inputs, num_tokens)
         else:
             chunks = self._rows(inputs).split(self.batch_size)
@@ -297,7 +306,7 @@ class Fwd2Bot:
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
         pad = self._llava.tokenizer.pad_token_id or 0
-        kept = None if keep is None else torch.tensor(keep, device=rows.device)
+        kept = None if keep is None else torch.as_tensor(keep, device=rows.device)
         for start in range(0, len(order), self.batch_size):
             chunk = order[start : start + self.batch_size]
             batch = AnswerBatch.collate([prompts[index] for index in chunk], pad).to(rows.device)
@@ -311,9 +320,25 @@ class Fwd2Bot:
     def _llava(self) -> Llava:
         return self.compressor.llava
 
+    def _check_pixels(self, pixels: Tensor) -> None:
+        side = int(self._llava.network.config.vision_config.image_size)
+        if pixels.shape[1:] != (3, side, side) or not pixels.is_floating_point():
+            shape = (tuple(pixels.shape), str(pixels.dtype).removeprefix("torch."))
+            raise InputError(
+                f"Pixels are floats of the shape (pictures, 3, {side}, {side}) here, not {shape[1]} of {shape[0]}; "
+                "give pictures, or what prepare makes of them."
+            )
+
     def _rows(self, tokens: Any) -> Tensor:
-        """Tokens from memory or from a store, on the model's device and in its dtype."""
-        rows = torch.as_tensor(tokens)
+        """Tokens from memory, rows of them in a list, or of a store; on the model's device and in its dtype."""
+        try:
+            listed = isinstance(tokens, list | tuple) and any(isinstance(one, Tensor) for one in tokens)
+            rows = torch.stack([*tokens]) if listed else torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"Tokens are numbers of the shape (pictures, tokens, {self.width}), and this {type(tokens).__name__} "
+                "holds something else; take what compress or a store gives."
+            ) from error
         if rows.ndim != 3 or rows.shape[2] != self.width:
             shape = tuple(rows.shape)
             raise InputError(f"Tokens have the shape (pictures, tokens, {self.width}) here, not {shape}.")

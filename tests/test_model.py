@@ -106,6 +106,34 @@ def test_nothing_gives_nothing(model):
     assert model.embed(empty).shape == model.embed([]).shape == (0, 32)
 
 
+def test_rows_in_a_list_and_counts_that_are_no_int_will_do(model, images, tokens):
+    assert model.caption([*tokens], max_new_tokens=8) == model.caption(tokens, max_new_tokens=8)
+    assert torch.equal(model.embed([*tokens]), model.embed(tokens))
+    assert torch.equal(model.compress(images, 2.0), model.compress(images, np.int64(2)))
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (lambda model, rows: model.answer(rows[:1], [None]), "The questions hold a NoneType"),
+        (lambda model, rows: model.answer(rows[:1], {"a": 1}), "A dict is no list of questions"),
+        (lambda model, rows: model.answer(rows[:1], ["what ?"], max_new_tokens=-1), "cannot have -1 tokens"),
+        (lambda model, rows: model.embed(["a", 3]), "The texts hold a int"),
+        (lambda model, rows: model.embed(text for text in ["a"]), "A generator is no list of texts"),
+        (lambda model, rows: model.embed([None]), "this list holds something else"),
+        (lambda model, rows: model.caption(None), "this NoneType holds something else"),
+        (lambda model, rows: model.caption(5), "Tokens have the shape"),
+        (lambda model, rows: model.compress(Image.new("RGB", (8, 8))), "A Image is no list of pictures"),
+        (lambda model, rows: model.compress(torch.zeros(1, 3, 5, 5)), r"Pixels .* not float32 of \(1, 3, 5, 5"),
+        (lambda model, rows: model.compress(torch.zeros(1, 3, 16, 16).byte()), "Pixels are floats .* not uint8"),
+        (lambda model, rows: model.compress(torch.zeros(3, 16, 16)), "Pixels are floats"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_in_a_sentence(model, tokens, job, words):
+    with pytest.raises(InputError, match=words):
+        job(model, tokens)
+
+
 def test_no_gradients_are_kept(model, tokens):
     assert not tokens.requires_grad
     assert not model.embed(["a fox"]).requires_grad

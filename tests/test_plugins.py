@@ -119,6 +119,20 @@ def test_a_picture_is_compressed_once(harnessed: Any, monkeypatch: pytest.Monkey
     assert seen == [2]
 
 
+def test_rows_of_the_newest_pictures_are_kept(
+    harnessed: Any, lmms: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [request("what is it ?", number) for number in range(3)]
+    whole = harnessed.generate_until(asked)
+    harnessed._rows.clear()
+    one = harnessed.model.compress(PICTURES[:1])[0].nbytes
+    for room, kept in ((2 * one, 2), (1, 1)):
+        monkeypatch.setattr(lmms, "_KEPT", room)
+        assert harnessed.generate_until(asked) == whole
+        assert len(harnessed._rows) == kept
+        assert list(harnessed._rows) == [lmms._key(picture) for picture in PICTURES[-kept:]]
+
+
 def test_a_method_that_needs_the_question_compresses_for_each(lmms: ModuleType, tmp_path: Path) -> None:
     save_model(tmp_path / "asking", tiny_compressor("quecc", num_tokens=4))
     model = lmms.CompressedModel(str(tmp_path / "asking"), device="cpu")
@@ -164,6 +178,33 @@ def test_all_but_one_picture_is_refused(harnessed: Any, shown: list[Any], words:
     one = SimpleNamespace(args=("what ?", {}, lambda doc: shown, 0, "colours", "test"))
     with pytest.raises(InputError, match=f"colours shows {words} with document 0"):
         harnessed.generate_until([one])
+
+
+def test_what_cannot_be_asked_has_no_answer_and_the_others_have_theirs(
+    harnessed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [request("what is it ?", number) for number in range(3)]
+    whole = harnessed.generate_until(asked)
+    harnessed.task_dict["colours"]["test"] = [*PICTURES, None]
+    none = SimpleNamespace(args=("what ?", {"max_new_tokens": 5}, lambda doc: [], 3, "colours", "test"))
+    found = harnessed.generate_until([asked[0], none, request("fox " * 300, 1), *asked[1:]])
+    assert found == [whole[0], "", "", *whole[1:]]
+    assert "colours, document 3, has no answer: colours shows 0 things" in caplog.text
+    assert "colours, document 1, has no answer: The question has" in caplog.text
+
+
+def test_only_one_process_and_known_settings(
+    lmms: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match="num_token"):
+        lmms.CompressedModel(str(folder), device="cpu", num_token=4)
+    lmms.CompressedModel(str(folder), device="cpu", batch_size="1", max_batch_size="2")
+    save_model(tmp_path / "vectors", tiny_compressor("vlm2vec", num_tokens=1))
+    with pytest.raises(InputError, match="only embeds"):
+        lmms.CompressedModel(str(tmp_path / "vectors"), device="cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="in one process"):
+        lmms.CompressedModel(str(folder), device="cpu")
 
 
 def test_other_kinds_of_tasks_are_refused(harnessed: Any) -> None:
@@ -242,6 +283,22 @@ def test_vectors_are_those_of_the_model(sentences: ModuleType, folder: Path, tmp
     torch.testing.assert_close(embed(module, ["fox"], prompt="a "), told[:1], rtol=0, atol=1e-6)
     assert module.get_embedding_dimension() == told.shape[1] == plain.width
     assert module.modalities == ["text", "image"]
+
+
+@pytest.mark.parametrize("method", ["fwd2bot", "identity"])
+def test_no_document_ends_a_run(sentences: ModuleType, tmp_path: Path, method: str) -> None:
+    """Long texts are cut as others cut them, and an empty one is a full stop."""
+    counts = {"num_tokens": 4} if method == "fwd2bot" else {}
+    save_model(tmp_path / "tiny", tiny_compressor(method, **counts))
+    module = sentences.Fwd2BotModule(tmp_path / "tiny", device="cpu")
+    long, half = "fox " * 1000, module.model.context // 2
+    cut = module._readable(long)
+    assert long.startswith(cut)
+    assert module.model.count_tokens(cut) == half
+    found = embed(module, ["a fox", long, cut, " ", "."])
+    torch.testing.assert_close(found[1], found[2])
+    torch.testing.assert_close(found[3], found[4])
+    torch.testing.assert_close(found[0], embed(module, ["a fox"])[0], rtol=0, atol=1e-5)
 
 
 def test_a_picture_that_is_opened_has_the_vector_of_its_file(

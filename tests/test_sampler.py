@@ -103,6 +103,27 @@ def test_every_record_comes_once_before_one_comes_again() -> None:
     assert len(seen) == len(only)
 
 
+class Shared(Listed):
+    """Every picture has four records, of lengths that are near each other."""
+
+    def pictures(self) -> NDArray[np.uint64]:
+        return (np.arange(len(self)) // 4 + 1).astype(np.uint64)
+
+    def text_lengths(self) -> NDArray[np.int32]:
+        return (np.arange(len(self)) // 4).astype(np.int32)
+
+
+def test_a_picture_of_several_conversations_is_no_negative_of_itself() -> None:
+    only = Shared("shared", {BOTH: 20000})
+    repeats = []
+    for contrastive in (True, False):
+        one = Sampler([(only, 1.0)], batch_size=16, pairs=16, contrastive=contrastive)
+        batches = [one.at(step).records for step in range(2 * WINDOW)]
+        repeats.append(sum(16 - len({index // 4 for _, index in records}) for records in batches))
+    assert repeats[0] <= 4  # where the first and the second time meet
+    assert repeats[1] > 30
+
+
 def test_short_and_long_batches_are_mixed() -> None:
     only = Listed("few", {CONVERSATION: 1000})
     one = Sampler([(only, 1.0)], batch_size=4, pairs=4)

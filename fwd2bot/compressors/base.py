@@ -252,7 +252,7 @@ class Compressor(nn.Module):
         if num_tokens not in self.token_counts:
             offered = ", ".join(map(str, self.token_counts))
             raise InputError(f"This model gives {offered} tokens an image, not {num_tokens}.")
-        return num_tokens
+        return self.token_counts[self.token_counts.index(num_tokens)]  # an int, where 4.0 was given
 
     def _answer_hidden(self, tokens: Tensor | None, batch: AnswerBatch, stage: str = GENERATE) -> Tensor:
         rows = self._rows(tokens, batch)  # (N, T + K, D)

@@ -2,10 +2,13 @@
 
     lmms-eval --model fwd2bot --model_args pretrained=emoji-world,num_tokens=16 --tasks pope
 
-lmms-eval finds it through this package's entry point. A picture is compressed once in a run, whatever is asked of it.
+lmms-eval finds it through this package's entry point. Questions about one picture share its rows, as far as they fit
+into memory.
 """
 
 import hashlib
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ try:
 except ImportError as error:
     raise InputError("This needs lmms-eval: docs/plugins.md says how it is installed.") from error
 
+LOG = logging.getLogger("fwd2bot.lmms_eval")
 _MARK = "<image>"
 _SHARE = 4
 """An answer has at most this part of the context."""
@@ -28,11 +32,16 @@ _LIMIT = 1024
 """Of an answer where the task names none, as lmms-eval's LLaVA has it."""
 _FILLED_IN = "\n\n"
 """lmms-eval's `until` of a task that names none. Its LLaVA ends no answer there, nor do its later models."""
+_KEPT = 1 << 30
+"""Bytes of rows that are kept: 8,192 pictures with 16 tokens of a 7B model, 227 with all 576."""
 
 
 class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not installed
-    """`pretrained`: as `fwd2bot.load` takes it. Rows are kept in memory by the picture's pixels; a method that needs
-    the question compresses for each. Answers are greedy."""
+    """`pretrained`: as `fwd2bot.load` takes it. Rows are kept in memory by the picture's pixels, the newest; a method
+    that needs the question compresses for each. Answers are greedy.
+
+    Raises InputError where it is one of several processes, and for a model that only embeds.
+    """
 
     is_simple = True
 
@@ -43,18 +52,32 @@ class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not in
         device: str | None = None,
         dtype: str | None = None,
         batch_size: int | str | None = None,
-        **_: Any,
+        max_batch_size: int | str | None = None,
     ) -> None:
+        """max_batch_size: lmms-eval gives it to every model; it is not looked at."""
         super().__init__()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(
+                "fwd2bot runs in one process of lmms-eval: start it without accelerate or torchrun, for several GPUs "
+                "once each, with tasks of its own and CUDA_VISIBLE_DEVICES."
+            )
         self.model = load(pretrained, device, dtype)
+        if not self.model.answers:
+            raise InputError(f"{pretrained} only embeds, and lmms-eval asks questions; take a fwd2bot model.")
         self.num_tokens = self.model.compressor.chosen_count(num_tokens)
         if str(batch_size or "").isdigit() and int(batch_size or 0) >= 1:
             self.model.batch_size = int(batch_size or 0)
         self._rows: dict[str, Tensor] = {}
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """An answer to each. Raises InputError for a request without a picture, with several, or one that samples."""
+        """An answer to each; none, and a warning, where one cannot be asked (no picture, several, too long a question).
+
+        Raises InputError, before anything is answered, for a request that samples, and where a task's first cannot be
+        asked for its pictures.
+        """
         answers = [""] * len(requests)
+        for first in {(request.args[4], request.args[5]): request for request in reversed(requests)}.values():
+            self._picture(first)
         limits = [min(_limit(request), self.model.compressor.llava.context // _SHARE) for request in requests]
         for limit in sorted(set(limits)):
             places = [place for place, one in enumerate(limits) if one == limit]
@@ -65,6 +88,15 @@ class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not in
         return answers
 
     def _answer(self, requests: Sequence[Any], limit: int) -> list[str]:
+        try:
+            return self._answer_all(requests, limit)
+        except InputError as error:
+            if len(requests) > 1:
+                return [answer for request in requests for answer in self._answer([request], limit)]
+            LOG.warning("%s, document %s, has no answer: %s", requests[0].args[4], requests[0].args[3], error)
+            return [""]
+
+    def _answer_all(self, requests: Sequence[Any], limit: int) -> list[str]:
         pictures = [self._picture(request) for request in requests]
         questions = [request.args[0].replace(_MARK, "").strip() for request in requests]
         answers = self.model.answer(self._compressed(pictures, questions), questions, max_new_tokens=limit)
@@ -75,11 +107,16 @@ class CompressedModel(lmms):  # type: ignore[misc]  # untyped where it is not in
         if self.model.compressor.needs_question:
             return self.model.compress(pictures, self.num_tokens, questions)
         keys = [_key(picture) for picture in pictures]
-        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._rows}
+        rows = {key: self._rows[key] for key in keys if key in self._rows}
+        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in rows}
         if new:
-            rows = self.model.compress(list(new.values()), self.num_tokens).cpu()
-            self._rows.update(zip(new, rows, strict=True))
-        return torch.stack([self._rows[key] for key in keys])
+            found = dict(zip(new, self.model.compress(list(new.values()), self.num_tokens).cpu(), strict=True))
+            rows |= found
+            self._rows |= found
+            most = max(1, _KEPT // rows[keys[0]].nbytes)
+            for oldest in list(self._rows)[:-most]:
+                del self._rows[oldest]
+        return torch.stack([rows[key] for key in keys])
 
     def _picture(self, request: Any) -> Image.Image:
         _, _, doc_to_visual, doc_id, task, split = request.args

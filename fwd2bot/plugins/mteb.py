@@ -7,7 +7,6 @@ mteb.evaluate(Fwd2BotEncoder("emoji-world"), mteb.get_tasks(tasks=["Flickr30kT2I
 """
 
 from pathlib import Path
-from typing import Any
 
 from fwd2bot.errors import InputError
 from fwd2bot.plugins.sentence_transformers import MODALITIES, Fwd2BotModule
@@ -33,7 +32,6 @@ class Fwd2BotEncoder(SentenceTransformerEncoderWrapper):  # type: ignore[misc]  
         *,
         device: str | None = None,
         num_tokens: int | None = None,
-        **_: Any,
     ) -> None:
         module = Fwd2BotModule(model_name, num_tokens, device)
         super().__init__(SentenceTransformer(modules=[module], device="cpu"))

@@ -4,7 +4,7 @@ from sentence_transformers import SentenceTransformer
 from fwd2bot.plugins.sentence_transformers import Fwd2BotModule
 
 model = SentenceTransformer(modules=[Fwd2BotModule("emoji-world", num_tokens=16)])
-model.encode(["a fox on red", Image.open("fox.png")])
+model.similarity(model.encode(["a fox on red"]), model.encode([Image.open("fox.png")]))
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,9 @@ MODALITIES = ["text", "image"]
 class Fwd2BotModule(InputModule):  # type: ignore[misc]  # untyped where it is not installed
     """`model`: as `fwd2bot.load` takes it; one that does not embed text is asked for one word, as everywhere here.
 
-    The model stays on the device that it was loaded on. Raises ModelError where there is none, InputError for a number
-    of tokens that it does not offer.
+    The model stays on the device that it was loaded on. A text is read up to half of the model's context, and an empty
+    one as a full stop, so that no document ends a run. Raises ModelError where there is no model, InputError for a
+    number of tokens that it does not offer.
     """
 
     config_file_name = "fwd2bot.json"
@@ -62,8 +63,17 @@ class Fwd2BotModule(InputModule):  # type: ignore[misc]  # untyped where it is n
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """`sentence_embedding` (N, D)."""
         inputs = features["inputs"]  # of one kind: sentence-transformers refuses others
-        vectors = (self.embedder.embed_texts if isinstance(inputs[0], str) else self.embedder.embed_images)(inputs)
+        if isinstance(inputs[0], str):
+            vectors = self.embedder.embed_texts([self._readable(text) for text in inputs])
+        else:
+            vectors = self.embedder.embed_images(inputs)
         return {**features, "sentence_embedding": torch.from_numpy(vectors)}
+
+    def _readable(self, text: str) -> str:
+        read = self.tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+        spans, most = read["offset_mapping"], self.model.context // 2
+        text = text[: spans[most - 1][1]] if len(spans) > most else text
+        return text if text.strip() else "."
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """The model's own files below `output_path`/model, so that the folder needs nothing beside it."""

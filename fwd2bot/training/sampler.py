@@ -91,17 +91,22 @@ class Sampler:
     def _cut(self, kind: Kind, window: int) -> list[list[tuple[Source, int]]]:
         """The batches of a stretch of records, from short to long.
 
-        Pairs that stand in it again, as those of a small source do, come behind all others: of as many characters, they
-        would be in one batch with themselves, and a pair is no negative of itself.
+        Where L_disc is taken, pictures that stand in it again, as those of a small source and of several conversations
+        do, come behind all others: of texts as long, they would be in one batch with themselves, and a picture is no
+        negative of itself.
         """
         mixture, count = self._mixtures[kind], WINDOW * self._sizes[kind]
         records = [mixture.at(position) for position in range(window * count, (window + 1) * count)]
         lengths = {id(source): source.text_lengths() for source in mixture.sources}
+        pictures = {id(source): source.pictures() for source in mixture.sources}
         seen: Counter[tuple[int, int]] = Counter()
         times = []
         for source, index in records:
-            times.append(seen[id(source), index])
-            seen[id(source), index] += kind in self._contrasted
+            numbers = pictures[id(source)]
+            number = 0 if numbers is None else int(numbers[index])
+            one = (0, number) if number else (id(source), index)
+            times.append(seen[one])
+            seen[one] += kind in self._contrasted
         order = np.lexsort(([lengths[id(source)][index] for source, index in records], times))
         return [[records[place] for place in part] for part in order.reshape(WINDOW, -1)]
 
