@@ -34,7 +34,7 @@ from fwd2bot.errors import Fwd2BotError, InputError
 from fwd2bot.evaluation.world import pictures
 from fwd2bot.llava import Llava
 from fwd2bot.model import Fwd2Bot, load
-from fwd2bot.store.base import Header
+from fwd2bot.store.rows import Header
 
 GOAL = 0.8
 """Compress at least this share of the images a second that one plain forward takes."""

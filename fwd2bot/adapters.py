@@ -7,7 +7,7 @@ traces it (it cannot trace a ContextVar). Files have PEFT's layout: `peft.PeftMo
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -94,6 +94,12 @@ class StageLinear(nn.Linear):
         change: Tensor = self.lora[adapter](inputs)
         return outputs + change
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StageLinear":
+        """`to`, `half` and the like take the copies with them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+        self.folded = {stage: fn(weight) for stage, weight in self.folded.items()}
+        return self
+
     def low_ranks(self) -> dict[str, LowRank]:
         """The adapters by name."""
         return {name: module for name, module in self.lora.items() if isinstance(module, LowRank)}
@@ -121,6 +127,13 @@ def fold(root: nn.Module) -> None:
         if isinstance(module, StageLinear):
             sums = {name: module.weight + low_rank.product() for name, low_rank in module.low_ranks().items()}
             module.folded = {stage: sums[name] for stage, name in module.routes.items()}
+
+
+def unfold(root: nn.Module) -> None:
+    """Without the copies: adapters count as they are, and as they become."""
+    for module in root.modules():
+        if isinstance(module, StageLinear):
+            module.folded = {}
 
 
 def adapter_names(root: nn.Module) -> list[str]:
@@ -165,10 +178,11 @@ def save_adapter(root: nn.Module, name: str, folder: Path, dtype: torch.dtype | 
 def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
     """Fills one attached adapter from a folder in PEFT's layout.
 
-    Its alpha is taken over. Raises ModelError when a file is missing or damaged, when layers or rank are not the
-    attached ones, or when PEFT would scale its layers by more than one alpha and one rank.
+    Its alpha is taken over, and what was folded is unfolded. Raises ModelError when a file is missing or damaged, when
+    layers or rank are not the attached ones, or when PEFT would scale its layers by more than one alpha and one rank.
     """
     layers = _layers_with(root, name)
+    unfold(root)
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
         tensors, scale = load_file(folder / "adapter_model.safetensors"), float(config["lora_alpha"]) / int(config["r"])

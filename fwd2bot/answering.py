@@ -91,7 +91,7 @@ class RunningAnswers:
                 answer.finish = "stop"
                 continue
             answer.ids.append(token)
-            if len(answer.ids) == answer.max_new_tokens:
+            if len(answer.ids) >= answer.max_new_tokens:
                 answer.finish = "length"
         self._only([answer.finish is None for answer in self._running])
 

@@ -8,6 +8,7 @@ Shapes: B pictures, L layers of the language model, R rows that attend, V visual
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ from fwd2bot.preprocessing import seen_part
 def watching(llava: Llava, rows: slice) -> Iterator[list[Tensor]]:
     """Within the block each layer of the language model adds what these rows attend to: (B, R, T), mean over heads."""
     found: list[Tensor] = []
+    ours = get_ident()
 
-    def look(layer: Any, inputs: tuple[Tensor], options: dict[str, Any]) -> None:
+    def look(layer: Any, inputs: tuple[Tensor], options: dict[str, Any] | None = None) -> None:
+        if get_ident() != ours or options is None:  # another thread's pass through the same layers
+            return
         (hidden,) = inputs  # (B, T, D)
         length = hidden.shape[1]
         asked = torch.arange(length, device=hidden.device)[rows].expand(len(hidden), -1)

@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,15 +111,14 @@ def fingerprint(folder: Path, base: Path | None = None) -> str:
 
 def fingerprint_as_it_is(folder: Path, base: Path) -> Callable[[], str]:
     """`fingerprint`, for later: it raises ModelError when the files are no longer what they are now."""
-    before = _states(folder, base)
+    return partial(_fingerprint_of, folder, base, _states(folder, base))
 
-    def later() -> str:
-        taken = fingerprint(folder, base)
-        if _states(folder, base) != before:
-            raise ModelError(f"{folder} has changed since the model was loaded; load it again.")
-        return taken
 
-    return later
+def _fingerprint_of(folder: Path, base: Path, before: Any) -> str:
+    taken = fingerprint(folder, base)
+    if _states(folder, base) != before:
+        raise ModelError(f"{folder} has changed since the model was loaded; load it again.")
+    return taken
 
 
 def plain_fingerprint(folder: Path) -> str:

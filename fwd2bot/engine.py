@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwd2bot.errors import ImageError, InputError, StoreError, check_list
+from fwd2bot.errors import ImageError, InputError, StoreError, check_list, check_many
 from fwd2bot.images import find_images, read_image
 from fwd2bot.ingest import CompressReport, Ingest, as_array
 from fwd2bot.store import DEFAULT_QUANTISATION, Store
@@ -111,7 +111,7 @@ def compress_images(
 
 def pictures_for(paths: Iterable[str | Path], store_path: str | Path) -> list[tuple[str, str]]:
     """What is to be compressed into a store: names and paths. Raises InputError, ImageError as `compress_images`."""
-    check_list(paths, "paths")
+    check_many(paths, "paths")
     paths = list(paths)
     found = find_images(paths)
     if not found:
@@ -166,6 +166,7 @@ def ask(
     An unknown image, an empty question or one that is too long is a Reply with an error; the rest goes on.
     Raises StoreError where the rows are another model's; InputError where they cannot be cut to `num_tokens`.
     """
+    check_many(questions, "questions")
     count = _rows_count(model, store, num_tokens)
 
     def answer(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -178,6 +179,7 @@ def ask(
 
 def caption(model: Model, store: Store, images: Iterable[str], *, num_tokens: int | None = None) -> Iterator[Reply]:
     """A caption of each image, in order, from rows alone. Errors as in `ask`."""
+    check_many(images, "images")
     count = _rows_count(model, store, num_tokens)
 
     def captions(names: Sequence[str]) -> list[str]:
@@ -204,6 +206,7 @@ def search(
 
     Raises StoreError where the rows are another model's; InputError where `top` is below 1.
     """
+    check_many(queries, "queries")
     count = _rows_count(model, store, None)
 
     def embed(texts: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -242,6 +245,7 @@ def match(
     Raises ImageError where the picture cannot be read; InputError where a text is empty or too long, or the model
     does not offer `num_tokens`.
     """
+    check_list(texts, "texts")
     count = model.num_tokens if num_tokens is None else num_tokens
     _check_count(model, count)
     picture = as_array(model.embed(model.compress([read_image(path)], num_tokens=count)))[0]
@@ -283,6 +287,8 @@ def _chunk(
 
 
 def _asked(text: str, what: str = "question") -> str:
+    if not isinstance(text, str):
+        raise InputError(f"A {what} is a text, not a {type(text).__name__}.")
     if not text.strip():
         raise InputError(f"The {what} is empty: write a {what}.")
     return text

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -201,7 +202,27 @@ def _small_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A picture that was opened elsewhere as one that is read here: turned as its EXIF says, on white, RGB."""
-    return _rgb(_upright(image)[0])
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # as in `_upright`
+        turned = False
+    return _rgb(_upright(image)[0] if turned else image)
+
+
+def opened(picture: Any) -> Image.Image:
+    """A picture that was opened elsewhere, or a path, as `read_image` gives it.
+
+    Raises ImageError where it cannot be read, InputError for what is neither.
+    """
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if not isinstance(picture, Image.Image):
+        raise InputError(f"A picture is a PIL image or a path here, not {type(picture).__name__}; see Image.fromarray.")
+    try:
+        picture.load()
+    except Exception as error:  # Pillow's readers raise of all kinds for a damaged file
+        raise ImageError(f"A picture that was opened cannot be read: {_reason(error)}") from error
+    return upright_rgb(picture)
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:

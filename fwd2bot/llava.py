@@ -175,7 +175,10 @@ class Llava(nn.Module):
         float32 in host memory, whatever the model is: a forked process, which must not touch the GPU, may ask for it.
         Every processor takes a part of them: a model on a GPU, which is the faster, waits for this.
         """
-        threads = max(1, min(len(images), os.cpu_count() or 1))
+        if not images:
+            side = int(self.network.config.vision_config.image_size)
+            return torch.empty(0, 3, side, side)
+        threads = min(len(images), os.cpu_count() or 1)
         size = -(-len(images) // threads)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         with ThreadPoolExecutor(threads) as pool:

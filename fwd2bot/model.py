@@ -22,7 +22,7 @@ from fwd2bot.attended import View, view
 from fwd2bot.compressors.base import AnswerBatch, Compressor
 from fwd2bot.data.conversations import Encoded, encode_conversation, template_named
 from fwd2bot.errors import InputError, ModelError, check_list, check_texts
-from fwd2bot.images import read_image
+from fwd2bot.images import opened
 from fwd2bot.llava import Llava
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -52,7 +52,7 @@ class Fwd2Bot:
         self.name = name
         self.source = source or name
         """What `load` takes to make it again: a bundled name, a hub id, the whole path of a folder."""
-        self.batch_size = 32
+        self._batch_size = 32
         self._folder, self._fingerprint = folder, fingerprint
         self._template = template_named(compressor.config.template)
 
@@ -65,7 +65,7 @@ class Fwd2Bot:
         """Writes a model folder that needs nothing beside it: the files that it was loaded from, as they are.
 
         A model in memory is written as it is there. Raises InputError when the folder holds something, or when it
-        cannot be written.
+        cannot be written; ModelError when the files are others by now.
         """
         with self._on_disk() as saved:
             checkpoint.copy_model(saved, Path(folder))
@@ -93,12 +93,25 @@ class Fwd2Bot:
     def _on_disk(self) -> Iterator[Path]:
         """The folder that it was loaded from; of a model in memory, one that is there as long as the block."""
         if self._folder is not None:
+            if self._fingerprint is not None:
+                self._fingerprint()
             yield self._folder
             return
         with TemporaryDirectory() as place:
             with checkpoint.new_folder(Path(place) / "model") as folder:
                 checkpoint.save_model(folder, self.compressor)
             yield Path(place) / "model"
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures, questions or texts go through the model at once. Raises InputError below 1."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        if size < 1:
+            raise InputError(f"A batch cannot have {size} members; take 1 or more.")
+        self._batch_size = size
 
     @property
     def num_tokens(self) -> int:
@@ -157,9 +170,9 @@ class Fwd2Bot:
         InputError for what is neither picture nor path.
         """
         check_list(images, "pictures")
-        return self._llava.pixels([_opened(one) for one in images])
+        return self._llava.pixels([opened(one) for one in images])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def compress(
         self,
         images: Sequence[Image.Image | str | Path] | Tensor,
@@ -179,7 +192,7 @@ class Fwd2Bot:
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             part = images[chunk]
-            pixels = part if isinstance(part, Tensor) else self.prepare(part)
+            pixels = part.to(self._llava.device) if isinstance(part, Tensor) else self.prepare(part)
             parts.append(self.compressor.compress(pixels, None if questions is None else questions[chunk], num_tokens))
         return torch.cat([part.to(parts[-1].dtype) for part in parts])
 
@@ -238,6 +251,11 @@ class Fwd2Bot:
         _check_letters(text for turn in turns for text in turn if text is not None)
         encoded = encode_conversation(self._llava.tokenizer, self._template, turns, has_image=True)
         count, room = len(encoded.ids), self._llava.context - num_tokens - max_new_tokens
+        if room < 1:
+            raise InputError(
+                f"{num_tokens} tokens and an answer of {max_new_tokens} leave no room for the question in the model's "
+                f"context of {self._llava.context}; take a smaller max_new_tokens."
+            )
         if count > room:
             what = "question" if len(turns) == 1 else "conversation"
             raise InputError(f"The {what} has {count} tokens, and this model has room for {room}; shorten it.")
@@ -264,15 +282,20 @@ class Fwd2Bot:
         does not compress by its language model.
         """
         asked = self.caption_question if question is None else question
-        (rows,) = self._rows(torch.as_tensor(tokens)[None])
+        row = torch.as_tensor(tokens)
+        if row.ndim != 2:
+            raise InputError(f"One row of tokens (tokens, {self.width}) is looked at, not {tuple(row.shape)}.")
+        (rows,) = self._rows(row[None])
         (text,) = self.answer(rows[None], [asked])
-        return view(self.compressor, rows, asked, text, None if picture is None else _opened(picture))
+        return view(self.compressor, rows, asked, text, None if picture is None else opened(picture))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, inputs: Any, num_tokens: int | None = None) -> Tensor:
         """B texts, or tokens (B, K, D) -> vectors (B, D) of unit norm; their dot products are cosines.
 
-        Raises InputError for a text that is empty, no text or too long, or when the model does not embed text.
+        num_tokens: of the images that a text is compared with; of more tokens, where a row can be cut, the first so
+        many. Raises InputError for a text that is empty, no text or too long, when the model does not embed text, and
+        where rows cannot be cut to so many.
         """
         check_list(inputs, "texts")
         if len(inputs) == 0:
@@ -281,9 +304,16 @@ class Fwd2Bot:
             check_texts(inputs, "texts")
             vectors = self._embed_texts(inputs, num_tokens)
         else:
-            chunks = self._rows(inputs).split(self.batch_size)
+            chunks = self._cut(self._rows(inputs), num_tokens).split(self.batch_size)
             vectors = torch.cat([self.compressor.embed_rows(chunk) for chunk in chunks])
         return F.normalize(vectors.float(), dim=-1)
+
+    def _cut(self, rows: Tensor, num_tokens: int | None) -> Tensor:
+        if num_tokens is None or num_tokens == rows.shape[1]:
+            return rows
+        if not self.cuttable or num_tokens not in self.token_counts or num_tokens > rows.shape[1]:
+            raise InputError(f"Rows of {rows.shape[1]} tokens give no vectors of {num_tokens}; leave num_tokens out.")
+        return rows[:, :num_tokens]
 
     def _embed_texts(self, texts: Sequence[str], num_tokens: int | None) -> Tensor:
         if not self.embeds_text:
@@ -292,7 +322,7 @@ class Fwd2Bot:
             raise InputError("A text to embed is empty; write what the picture shows.")
         _check_letters(texts)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        vectors = torch.empty(len(texts), self.width, device=self._llava.device)
+        vectors = torch.empty(len(texts), self.width, device=self._llava.device, dtype=torch.float32)
         for start in range(0, len(order), self.batch_size):
             chunk = order[start : start + self.batch_size]
             tokens = self.compressor.compress_text([texts[index] for index in chunk], num_tokens)
@@ -347,14 +377,6 @@ class Fwd2Bot:
         return rows.to(self._llava.device, self._llava.dtype)
 
 
-def _opened(picture: Any) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, str | Path):
-        return read_image(picture)
-    raise InputError(f"A picture is a PIL image or a path here, not {type(picture).__name__}; see Image.fromarray.")
-
-
 def _check_letters(texts: Iterable[str]) -> None:
     """Raises InputError where half of a surrogate pair stands for a byte that is no letter: no tokenizer reads it."""
     for text in texts:
@@ -376,7 +398,7 @@ def load(name: str | Path, device: str | None = None, dtype: str | None = None) 
     compressor = checkpoint.load_model(folder, chosen, device_named(device), base=base)
     if chosen == torch.float32 and _is_small(folder, base):
         adapters.fold(compressor)
-    if str(name) in bundled_names() or not Path(name).is_dir():
+    if folder.parent == BUNDLED or not Path(name).is_dir():
         return Fwd2Bot(compressor, name=str(name), folder=folder, fingerprint=fingerprint)
     whole = folder.resolve()
     return Fwd2Bot(compressor, name=whole.name, source=str(whole), folder=folder, fingerprint=fingerprint)
@@ -392,7 +414,7 @@ def find_model(name: str | Path) -> Path:
     if not isinstance(name, str | Path):
         raise InputError(f"A model is named by a text or a path, not {type(name).__name__}; 'emoji-world' is bundled.")
     text = str(name)
-    if text in bundled_names():
+    if text in bundled_names() and not (isinstance(name, Path) and name.is_dir()):
         return BUNDLED / text
     if Path(name).is_dir():
         return Path(name)

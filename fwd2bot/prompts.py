@@ -67,7 +67,7 @@ class Prompts:
             room = self._context - len(rows) - 1
             raise InputError(f"The question has {len(encoded.ids)} tokens; this model has room for {room}: shorten it.")
         words = self._table[torch.tensor(encoded.ids)]
-        scaled = rows.to(words.dtype) * self._scale
+        scaled = rows.to(words.device, words.dtype) * self._scale
         return torch.cat([words[: encoded.image_position], scaled, words[encoded.image_position :]])
 
 

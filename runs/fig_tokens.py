@@ -20,7 +20,7 @@ from tables import RETRIEVAL, UNDERSTANDING
 from fwd2bot.compressors.catalogue import CATALOGUE
 from fwd2bot.errors import Fwd2BotError
 from fwd2bot.evaluation.tradeoff import Panel, draw_tradeoffs
-from fwd2bot.store.base import Header
+from fwd2bot.store.rows import Header
 
 FIGURES = ROOT / "docs/figures"
 WORLD = ROOT / "results/world"

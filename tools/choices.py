@@ -25,7 +25,7 @@ OPEN = (
     ("prompt of the text branch", "", ("text_prompt",), "null is that of the images; so is the adapter"),
     ("which outputs are the summary tokens", "silent; “at the output of the model”", ("tokens",), ""),
     ("scale of the tokens where they enter pass 2", "", ("token_scale",), ""),
-    ("numbers of tokens", "the paper: a model for each", ("token_counts",), "one model"),
+    ("numbers of tokens", "silent", ("token_counts",), "one model"),
     ("weights of the two losses", "the paper: 1 and 1", ("losses",), ""),
 )
 """What is open, what others use, the settings that say it, a remark."""

@@ -165,7 +165,8 @@ def paper_table(number: int) -> str:
         count = [str(row.get("tokens", NONE))] if counted else []
         lines.append(_line([row["method"], *count, *values]))
     head = f"<details><summary>The paper's table {number}: {table['title']}</summary>"
-    return f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"
+    note = [table["note"], ""] if "note" in table else []
+    return f"{head}\n\n" + "\n".join([*lines, "", *note, "</details>"])
 
 
 def _as_printed(value: float) -> str:

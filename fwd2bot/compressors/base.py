@@ -224,6 +224,7 @@ class Compressor(nn.Module):
         Parts: "vision", "projector", "language". With adapters "full" the language model is one of them.
         """
         self.requires_grad_(False)
+        adapters.unfold(self)
         chosen = {*parts, *(["language"] if self.config.adapters == "full" else [])}
         check_parts(chosen)
         for parameter in self.own_parameters().values():

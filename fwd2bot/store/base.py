@@ -5,11 +5,9 @@ that was changed under its name is a new row, to which the name moves.
 """
 
 import difflib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,12 +16,11 @@ from numpy.typing import NDArray
 from fwd2bot.errors import InputError, StoreError, check_list
 from fwd2bot.store.filters import EVERYTHING, Filter
 from fwd2bot.store.names import Names
-from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes, Quantiser, quantiser
+from fwd2bot.store.quantise import DEFAULT_QUANTISATION, DEFAULT_VECTORS, Bytes
 from fwd2bot.store.ranking import at_least_top, cosines
+from fwd2bot.store.rows import Floats, Header, Row, StoreInfo
 from fwd2bot.store.sketches import Sketches
 
-FORMAT = 2
-Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 SKETCHED_FROM = 20_000
 """Rows from which a search looks at sketches first."""
@@ -35,103 +32,6 @@ QUERIES = 1024
 """That are compared at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What is true of every row of a store."""
-
-    model: str  # its name
-    source: str  # what loads it again: a bundled name, a folder, a hub id
-    fingerprint: str
-    num_tokens: int  # K
-    width: int  # D
-    quantisation: str = DEFAULT_QUANTISATION  # of the tokens
-    vector_quantisation: str = DEFAULT_VECTORS
-    format: int = FORMAT
-
-    def __post_init__(self) -> None:
-        if self.num_tokens < 1 or self.width < 1:
-            raise StoreError(f"A row cannot hold {self.num_tokens} tokens of {self.width} numbers: at least 1 of each.")
-        _ = self.bytes_per_row
-
-    @property
-    def quantiser(self) -> Quantiser:
-        return quantiser(self.quantisation)
-
-    @property
-    def vector_quantiser(self) -> Quantiser:
-        return quantiser(self.vector_quantisation)
-
-    def decoded_vectors(self, codes: Bytes) -> Floats:
-        """(n, D): as they are kept, but of unit norm again."""
-        vectors = self.vector_quantiser.decode(codes)
-        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
-
-    @property
-    def bytes_per_row(self) -> int:
-        """Summary tokens and the search vector, all with their scales."""
-        tokens = self.num_tokens * self.quantiser.token_bytes(self.width)
-        return tokens + self.vector_quantiser.token_bytes(self.width)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> "Header":
-        """Raises StoreError where the text is of another format, or damaged."""
-        try:
-            values = json.loads(text)
-            version = int(values["format"])
-            if version > FORMAT:
-                raise StoreError(
-                    f"{path} was written by a newer fwd2bot (format {version}; this one reads {FORMAT}): upgrade it."
-                )
-            if version < FORMAT:
-                raise StoreError(
-                    f"{path} was written by an older fwd2bot (format {version}; this one reads {FORMAT}): "
-                    "compress the images again, into a new store."
-                )
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
-        except (KeyError, TypeError, ValueError):
-            raise StoreError(f"{path} has a damaged header: restore it from a copy, or compress anew.") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """An image: what its file was, and what the model made of it."""
-
-    name: str
-    hash: str
-    path: str = ""
-    file_bytes: int = 0
-    modified: int = 0  # when its file was, in seconds since 1970
-    width: int = 0  # pixels
-    height: int = 0
-    fingerprint: str = ""  # of the model that wrote the tokens
-    tokens: Floats | None = None  # (K, D); None: another name for an image whose tokens are already there
-    vector: Floats | None = None  # (D,), unit norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreInfo:
-    """The figures of a store. Bytes are whole numbers; `disk_bytes` counts all that lies in its folder."""
-
-    path: str
-    rows: int
-    names: int
-    num_tokens: int
-    width: int
-    quantisation: str
-    vector_quantisation: str
-    bytes_per_row: int
-    disk_bytes: int
-    image_bytes: int
-    model: str
-    source: str
-    fingerprint: str
-    format: int
-
-
 class Store(ABC):
     """Rows of one model, in a folder."""
 
@@ -141,9 +41,15 @@ class Store(ABC):
         self._sketches: tuple[object, Sketches | None] | None = None  # of which version
         self._held: tuple[object, list[tuple[list[str], Floats]]] | None = None  # of which version
 
+    def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
+        return Store.open, (self.path,)  # in another process it is opened anew
+
     @staticmethod
     def open(path: str | Path) -> "Store":
-        """The store in a folder. Raises StoreError where there is none, or it cannot be read."""
+        """The store in a folder, as it is now: rows that others add later are seen by what is opened later.
+
+        Raises StoreError where there is none, or it cannot be read.
+        """
         from fwd2bot.store.lance import open_store
 
         return open_store(Path(path))
@@ -192,7 +98,7 @@ class Store(ABC):
     # What an implementation gives.
 
     @abstractmethod
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Iterable[Row]) -> None:
         """Keep the rows: all of them or, where the process dies, none of them. A row that is there stays as it is.
 
         Raises StoreError where they are of another model or shape, not finite, or cannot be written.
@@ -222,7 +128,7 @@ class Store(ABC):
         """The images that a filter lets through, sorted by name, without tokens and vectors."""
 
     @abstractmethod
-    def remove(self, names: Sequence[str]) -> None:
+    def remove(self, names: Iterable[str]) -> None:
         """Drop names; a row goes with its last name, from the disk when the store is tidied.
 
         Raises InputError where one is not there, StoreError where that cannot be written.
@@ -301,6 +207,7 @@ class Store(ABC):
 
         Raises InputError where there is no such image (suggesting the nearest), or more than one.
         """
+        image = str(image)
         asked = PurePosixPath(image.strip()).as_posix()
         for name in (image, asked):
             if self._lookup().place(name) is not None:
@@ -364,6 +271,8 @@ class Store(ABC):
             raise StoreError(f"Vectors of {self.header.width} numbers search in {self.path}, not {queries.shape[1:]}.")
         if top < 1:
             raise InputError(f"The number of results must be at least 1, not {top}.")
+        if not np.isfinite(queries).all():
+            raise InputError("A vector to search by holds numbers that are none (NaN or infinite): make it anew.")
         places = None if wanted == EVERYTHING else self._places_of(wanted)
         few = places is not None and len(places) < SKETCHED_FROM
         sketches = None if exact or few else self._sketched()

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwd2bot.errors import InputError
-from fwd2bot.store.base import Floats, Store
+from fwd2bot.store.base import Store
+from fwd2bot.store.rows import Floats
 
 PANEL = 1 << 26  # bytes of vectors that all others are held against at once, and of their cosines
 PAIRS = 4096  # whose cosines are taken exactly at once

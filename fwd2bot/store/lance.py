@@ -5,7 +5,7 @@ read meanwhile: a commit is a new version of the data set, and appears whole or 
 """
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fwd2bot.errors import InputError, StoreError, check_list, no_numbers
+from fwd2bot.errors import InputError, StoreError, check_many, no_numbers
 from fwd2bot.store import check, guards
-from fwd2bot.store.base import Floats, Header, Places, Row, Store, StoreInfo
+from fwd2bot.store.base import Places, Store
 from fwd2bot.store.columns import fixed
 from fwd2bot.store.disk import LOCK, lock, translated
 from fwd2bot.store.filters import EVERYTHING, FIGURES, Figures, Filter
 from fwd2bot.store.names import Known, Names, path_of
 from fwd2bot.store.quantise import Bytes
+from fwd2bot.store.rows import Floats, Header, Row, StoreInfo
 from fwd2bot.store.tables import New, schema, table_of, under_names
 from fwd2bot.store.versions import address, header_of, manifest, open_newest, to_change
 
@@ -108,6 +109,7 @@ class LanceStore(Store):
         self._commits = 0
         self._known: tuple[object, Known] | None = None  # of which version
         self._one_reads = RLock()  # threads that read files ask what is known, too
+        self._one_writes = RLock()  # the lock on disk is the object's, whichever thread writes
 
     def __len__(self) -> int:
         return self._lookup().rows
@@ -169,10 +171,11 @@ class LanceStore(Store):
             finally:
                 self._depth -= 1
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
         for row in rows:
             self._check_row(row)
-        with self.writing(), translated(self.path, "written"):
+        with self._one_writes, self.writing(), translated(self.path, "written"):
             self._refresh()  # an interrupt may have come between a commit and its being noted here
             new, renamed = self._changes(rows)
             if renamed:
@@ -192,11 +195,12 @@ class LanceStore(Store):
             if self._commits % COMMITS == 0:
                 self.tidy()
 
-    def remove(self, names: Sequence[str]) -> None:
-        check_list(names, "images")
+    def remove(self, names: Iterable[str]) -> None:
+        check_many(names, "images")
+        names = list(names)
         if not names:
             return
-        with self.writing(), translated(self.path, "written"):
+        with self._one_writes, self.writing(), translated(self.path, "written"):
             self._refresh()
             left: dict[str, dict[str, str]] = {}
             for name in dict.fromkeys(names):
@@ -230,7 +234,7 @@ class LanceStore(Store):
                 raise self._lacks_rows()
 
     def tidy(self, *, erase: bool = False) -> None:
-        with self.writing(), translated(self.path, "written"):
+        with self._one_writes, self.writing(), translated(self.path, "written"):
             self._refresh()
             if not self._lookup().named.all():
                 to_change(self.path).delete("array_length(names) = 0")

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from fwd2bot.store import check
-from fwd2bot.store.base import Header, Row
 from fwd2bot.store.names import path_text
+from fwd2bot.store.rows import Header, Row
 
 HEADER_KEY = b"fwd2bot"
 New = tuple[Row, dict[str, str]]  # a row that comes in, and its names with their paths

@@ -7,8 +7,8 @@ import lance
 
 from fwd2bot.errors import StoreError
 from fwd2bot.store import guards
-from fwd2bot.store.base import Header
 from fwd2bot.store.disk import translated
+from fwd2bot.store.rows import Header
 from fwd2bot.store.tables import HEADER_KEY
 
 

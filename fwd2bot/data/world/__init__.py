@@ -1,7 +1,7 @@
 """A seeded world of emoji scenes: a structured record first, then its picture, captions and questions.
 
 `make_scene(split, index)` gives the same record on every machine; `render(scene)` its picture; `captions(scene)` and
-`ask(scene, kind)` its words. What writes files is in `writers.py`.
+`questions(scene)` its words. What writes files is in `writers.py`.
 """
 
 from fwd2bot.data.world.language import captions
