@@ -184,7 +184,7 @@ def load_adapter(root: nn.Module, name: str, folder: Path) -> None:
     layers = _layers_with(root, name)
     unfold(root)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         tensors, scale = load_file(folder / "adapter_model.safetensors"), float(config["lora_alpha"]) / int(config["r"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"The adapter in {folder} cannot be read ({error}); save or download it again.") from error

@@ -63,7 +63,7 @@ def save_model(
     if own:
         save_file(own, folder / _own_file(own))
     content = {"fwd2bot": FORMAT, "base": base or "base", "compressor": compressor.config.to_dict()}
-    (folder / "config.json").write_text(_as_json(content))
+    (folder / "config.json").write_text(_as_json(content), "utf-8")
 
 
 def load_model(
@@ -283,7 +283,7 @@ def _base_on_hub(folder: Path, base: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent} is no model folder: it has no {path.name}.") from error
     except (OSError, ValueError) as error:

@@ -422,7 +422,7 @@ def _range(embeddings: Tensor) -> Tensor:
 def _set_saved_dtype(config: Path, dtype: torch.dtype) -> None:
     """transformers writes the dtype of the model in memory; the file's dtype is ours to say, in every sub-config."""
     name = str(dtype).removeprefix("torch.")
-    content = json.loads(config.read_text())
+    content = json.loads(config.read_text("utf-8"))
     for part in (content, content.get("text_config", {}), content.get("vision_config", {})):
         if "dtype" in part:
             part["dtype"] = name

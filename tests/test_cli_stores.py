@@ -165,6 +165,14 @@ def test_delete_missing_takes_those_whose_files_are_gone(run, photos):
     assert Store.open("album.store").names() == ["fox.png"]
 
 
+def test_delete_of_a_filter_takes_what_it_lets_through_alone(run, photos):
+    assert run("delete", "album.store", "--path", "nowhere/*").out == "album.store: 0 images deleted\n"
+    assert len(Store.open("album.store")) == 3
+    ran = run("delete", "album.store", "--path", "more/*")
+    assert ran.out.splitlines() == ["album.store: 1 image deleted", "  more/flag.png"]
+    assert Store.open("album.store").names() == ["fox.png", "sea.png"]
+
+
 def test_delete_missing_does_not_take_a_disk_that_is_away_for_deleted_files(run, photos, tmp_path):
     there = Store.open("album.store").names()
     photos.rename(tmp_path / "elsewhere")

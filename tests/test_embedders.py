@@ -157,7 +157,7 @@ def sentence_run(path: Path, **more) -> TrainConfig:
 def triplets_file(folder: Path, count: int = 40) -> Path:
     path = folder / "nli.csv"
     lines = [f'"a{number}, of NLI",p{number},n{number}' for number in range(count)]
-    path.write_text("\n".join(["sent0,sent1,hard_neg", *lines]))
+    path.write_text("\n".join(["sent0,sent1,hard_neg", *lines]), "utf-8-sig")  # as Excel writes it
     return path
 
 

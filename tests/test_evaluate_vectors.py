@@ -1,5 +1,6 @@
 """Captions, retrieval and SugarCrepe of the world from end to end: vectors on the disk, resumed, refused, scored."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ def test_vectors_that_were_cut_short_are_refused(model: Fwd2Bot, world: Path, tm
     np.save(path, np.load(path)[:-1])
     with pytest.raises(InputError, match=r"images\.npy has 5 vectors, and there are 6 now"):
         take(model, benchmark, tmp_path / "out")
+    for size in (path.stat().st_size // 2, 40, 0):
+        os.truncate(path, size)
+        with pytest.raises(InputError, match=r"images\.npy is damaged"):
+            take(model, benchmark, tmp_path / "out")
+        assert path.stat().st_size == size
 
 
 def test_a_base_is_asked_for_one_word_and_the_result_tells_so(

@@ -20,6 +20,7 @@ from tiny import tiny_compressor, tiny_llava
 
 from fwd2bot import checkpoint, hub
 from fwd2bot.checkpoint import save_model
+from fwd2bot.cli import main
 from fwd2bot.errors import InputError, ModelError
 from fwd2bot.model import Fwd2Bot, bundled_names, load
 
@@ -194,6 +195,11 @@ def test_a_model_comes_back_from_the_hub_as_it_went(server: FakeHub, folder: Pat
     assert again.compress(PICTURES).equal(tokens)
     assert again.answer(tokens, QUESTIONS, max_new_tokens=8) == model.answer(tokens, QUESTIONS, max_new_tokens=8)
     assert load("someone/small@v1").fingerprint == model.fingerprint
+
+
+def test_a_model_is_pushed_as_the_command_says(server: FakeHub, folder: Path) -> None:
+    assert main(["push", str(folder), "someone/small", "--private", "--message", "by the command"]) == 0
+    assert (server.private, server.messages) == ({"someone/small": "private"}, ["by the command"])
 
 
 def test_only_the_model_goes_to_the_hub(server: FakeHub, folder: Path) -> None:

@@ -82,6 +82,7 @@ def test_dictionary_makes_the_same_configuration(tmp_path: Path) -> None:
         ({"steps": True}, "steps is True; it must be a whole number"),
         ({"batch_size": "8"}, "batch_size is '8'; it must be a whole number"),
         ({"checkpoint_every": -1}, "checkpoint_every is -1"),
+        ({"seed": 2**63}, "it must be below 2 to the 63rd"),
         ({"seed": 0.5}, "seed is 0.5; it must be a whole number from 0 up"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast'; it must be a number above 0"),
         ({"learning_rate": 0}, "learning_rate is 0; it must be a number above 0"),
@@ -145,6 +146,9 @@ def test_pairs_beyond_a_batch_are_for_compressors_alone(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("stage: [", "is not YAML: while parsing"),
+        ("stage: 2024-02-30", "is not YAML: day is out of range"),
+        ("stage: tower\nout:\nsteps: 1\nbatch_size: 1\n", "out is None; it must be a folder's name"),
+        ("stage: tower\nout: ' '\nsteps: 1\nbatch_size: 1\n", "out is ' '; it must be a folder's name"),
         ("- a\n- b\n", "must hold settings"),
         ("", "must hold settings"),
         ("stage: tower\nout: x\nsteps: 1\n", "lacks the setting 'batch_size'"),

@@ -262,6 +262,10 @@ class _Run:
             rows[:] = np.nan
             rows.flush()
             new.rename(path)
+        try:
+            np.load(path, mmap_mode="r")  # a file to be written to would be lengthened, with zeros for vectors
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} is damaged: delete it, or name another --out.") from error
         rows = np.lib.format.open_memmap(path, mode="r+")
         if rows.shape != shape:
             raise InputError(f"{path} has {len(rows)} vectors, and there are {shape[0]} now: name another --out.")

@@ -220,7 +220,7 @@ class OpenCLIP(Tower):
         open_clip, place = import_module("open_clip"), f"local-dir:{self.folder.resolve()}"
         self.network, self.processor = open_clip.create_model_from_pretrained(place)
         self.tokenizer = open_clip.get_tokenizer(place)
-        config = json.loads((self.folder / _OPEN_CLIP).read_text())
+        config = json.loads((self.folder / _OPEN_CLIP).read_text("utf-8"))
         self.width, self.context = self._sizes(config["model_cfg"])
 
     def _sizes(self, config: Any) -> tuple[int, int]:
@@ -242,7 +242,7 @@ TOWERS: dict[str, type[Tower]] = {"clip": CLIP, "siglip": SigLIP, "siglip2": Sig
 def tower_kind(folder: Path) -> type[Tower] | None:
     """Which tower a folder holds; None: it is none."""
     try:
-        kind = TOWERS.get(json.loads((folder / "config.json").read_text()).get("model_type"))
+        kind = TOWERS.get(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
     except (OSError, ValueError, AttributeError):
         kind = None
     return kind or (OpenCLIP if (folder / _OPEN_CLIP).exists() else None)

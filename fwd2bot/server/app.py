@@ -3,7 +3,6 @@
 A module with end points has `routes()`, and stands in `ROUTES`.
 """
 
-import mimetypes
 from pathlib import Path
 
 from starlette.requests import Request
@@ -18,6 +17,8 @@ from fwd2bot.server.replies import RequestError
 from fwd2bot.server.served import Served, served
 
 WEB = Path(__file__).parent / "web"
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Not from the machine's own table, which may have others."""
 ROUTES = (openai.routes, browse.routes)
 
 
@@ -51,5 +52,6 @@ async def page(request: Request) -> Response:
     files = {path.relative_to(WEB).as_posix(): path for path in WEB.rglob("*") if path.is_file()}
     if name not in files:
         raise RequestError(404, "There is nothing at this address.")
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(files[name].read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
+    return Response(
+        files[name].read_bytes(), media_type=KINDS[Path(name).suffix], headers={"cache-control": "no-cache"}
+    )

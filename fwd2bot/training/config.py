@@ -111,6 +111,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every", "validation"):
             _whole(name, getattr(self, name), least=1)
         _whole("seed", self.seed, least=0)
+        if self.seed >= 2**63:
+            raise InputError(f"seed is {self.seed}; it must be below 2 to the 63rd.")
         _whole("workers", self.workers, least=0)
         for name in ("learning_rate", "other_learning_rate", "beta2", "clip"):
             object.__setattr__(self, name, _number(name, getattr(self, name), above=0.0))
@@ -192,7 +194,7 @@ class TrainConfig:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"The configuration {path} cannot be read: {error.strerror or error}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a day that is none
             raise InputError(f"The configuration {path} is not YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(values, dict):
             raise InputError(f"The configuration {path} must hold settings (name: value), one a line.")
@@ -201,7 +203,9 @@ class TrainConfig:
             raise InputError(f"{path}: {unknown[0]!r} is no setting; the settings are {', '.join(sorted(known))}.")
         if missing := [name for name, required in known.items() if required and name not in values]:
             raise InputError(f"{path} lacks the setting {missing[0]!r}.")
-        values |= {"out": Path(str(values["out"]))}
+        if not isinstance(values["out"], str) or not values["out"].strip():
+            raise InputError(f"{path}: out is {values['out']!r}; it must be a folder's name.")
+        values |= {"out": Path(values["out"])}
         values |= {name: tuple(values[name]) for name in _LISTS if isinstance(values.get(name), list)}
         try:
             return cls(**values)

@@ -89,7 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .svg, .png or .pdf")
     options = parser.parse_args(arguments)
     try:
-        draw({folder.name: read_curves(folder) for folder in options.runs}, options.out)
+        names = [folder.resolve().name for folder in options.runs]
+        alike = len({*names}) < len(names)
+        draw(
+            {str(one) if alike else name: read_curves(one) for one, name in zip(options.runs, names, strict=True)},
+            options.out,
+        )
     except Fwd2BotError as error:
         print(f"fwd2bot: {error}", file=sys.stderr)
         return error.exit_code

@@ -70,7 +70,7 @@ def sentences(config: TrainConfig) -> Feed:
 def read_triplets(path: Path) -> list[Triplet]:
     """Of a CSV file with `COLUMNS`. Raises InputError where it cannot be read, or a line lacks one of the texts."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if lacking := set(COLUMNS) - set(reader.fieldnames or ()):
                 raise InputError(f"{path} has no column {min(lacking)}; triplets are {', '.join(COLUMNS)}.")

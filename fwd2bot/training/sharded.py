@@ -69,7 +69,7 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> tuple[int, float] |
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Fwd2BotError(f"The checkpoint in {folder} is of another model; remove it or take another `out`.")
     load(tensors, storage_reader=reader)
-    told = json.loads((path / TOLD).read_text())
+    told = json.loads((path / TOLD).read_text("utf-8"))
     return int(told["step"]), float(told["seconds"])
 
 
@@ -83,7 +83,7 @@ def _whole(path: Path) -> Path:
 def _damage(path: Path) -> str | None:
     """What is wrong with this process's share of the files, if anything is."""
     try:
-        files: dict[str, str] = json.loads((path / TOLD).read_text())["files"]
+        files: dict[str, str] = json.loads((path / TOLD).read_text("utf-8"))["files"]
         for name in sorted(files)[distributed.rank() :: distributed.count()]:
             if file_hash(path / name) != files[name]:
                 return f"{name} has changed since it was written"
