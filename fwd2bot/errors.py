@@ -46,14 +46,14 @@ def check_many(given: Any, what: str) -> None:
     """Raises InputError for what cannot be gone through, and for one text: its letters would be taken one by one."""
     if isinstance(given, str | Path):
         raise InputError(f"{str(given)[:80]!r} is no list of {what}; put it in a list.")
-    if isinstance(given, Mapping) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+    if not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
         raise InputError(f"A {type(given).__name__} is no list of {what}; put it in a list.")
 
 
 def check_list(given: Any, what: str) -> None:
     """Raises InputError as `check_many`, and for what has no length and order."""
     check_many(given, what)
-    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
+    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")) or isinstance(given, Mapping):
         raise InputError(f"A {type(given).__name__} is no list of {what}; put what it gives in a list.")
 
 
