@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from own_environment import ROOT, python_with, run_inside
 
 from fwd2bot.evaluation.caption_files import read_coco
+from fwd2bot.evaluation.embedders import distinct
 
 WORK = ROOT / "work/plugins"
 RESULT = ROOT / "results/plugins/mteb.json"
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images, texts = (np.load(out / f"coco_retrieval-test.{unit}.npy") for unit in ("images", "texts"))
     captioned = read_coco(data / "benchmarks/coco", "test")
     owners = np.array([number for number, one in enumerate(captioned) for _ in one.captions])
-    return compare(own, lucky(images, texts, owners), theirs)
+    _, places = distinct([caption for one in captioned for caption in one.captions])  # each text is kept once
+    return compare(own, lucky(images, texts[places], owners), theirs)
 
 
 def lucky(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]) -> dict[str, float]:
