@@ -97,7 +97,8 @@ class StageLinear(nn.Linear):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StageLinear":
         """`to`, `half` and the like take the copies with them."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
-        self.folded = {stage: fn(weight) for stage, weight in self.folded.items()}
+        moved = {id(weight): fn(weight) for weight in self.folded.values()}  # stages may share one
+        self.folded = {stage: moved[id(weight)] for stage, weight in self.folded.items()}
         return self
 
     def low_ranks(self) -> dict[str, LowRank]:
